@@ -1,0 +1,1 @@
+"""ganjax: generative adversarial networks in JAX."""
