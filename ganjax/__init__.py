@@ -1,1 +1,35 @@
-"""ganjax: generative adversarial networks in JAX."""
+"""ganjax: generative adversarial networks in JAX, as pure functions.
+
+>>> import ganjax, jax
+>>> from ganjax.networks import mlp
+>>> algorithm = ganjax.gan(
+...     generator=mlp.Generator((2,)),
+...     discriminator=mlp.Discriminator(),
+...     latents=ganjax.latents.normal(8),
+...     loss=ganjax.losses.non_saturating,
+... )
+>>> state = algorithm.init(jax.random.key(0))
+>>> train_step = jax.jit(algorithm.train_step, donate_argnums=0)
+>>> state, metrics = train_step(state, {"image": jax.numpy.zeros((16, 2))})
+>>> algorithm.sample(state, jax.random.key(1), 4).shape
+(4, 2)
+"""
+
+from ganjax import augment, axes, ema, latents, losses, networks, ops, penalties, sharding
+from ganjax.gan import (
+    discriminator_loss,
+    discriminator_update,
+    gan,
+    generator_loss,
+    generator_update,
+)
+from ganjax.penalties import Term
+from ganjax.types import (
+    Algorithm,
+    DiscriminatorOutput,
+    InputError,
+    Network,
+    Optimizer,
+    Player,
+    TrainState,
+)

@@ -130,11 +130,13 @@ class Optimizer(NamedTuple):
         result is multiplied by minus the learning rate.
       learning_rate: the initial value of the hyper-parameter.
       schedule: step -> factor on the learning rate, or None.
+      constraint: params -> params, applied after each update, such as weight clipping, or None.
     """
 
     transform: Any
     learning_rate: float
     schedule: Callable[[Array], Array] | None = None
+    constraint: Callable[[Any], Any] | None = None
 
 
 def step_key(state: TrainState, name: str) -> Key:

@@ -1,0 +1,114 @@
+"""Device axes that are bound while a step is traced, and what each layout asks of the step.
+
+Under `jit` with sharded inputs arrays are global and nothing has to be done. Under `shard_map` and
+`pmap` the step sees its device's share: means over the batch need a collective, gradients too, and
+random numbers must be the same share of the same global draw. These functions do the right thing in
+every layout, so that nothing else in the library asks which one it is in.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ganjax.types import Array, Key
+
+
+def bound_axes() -> tuple[str, ...]:
+    """Return the names of the device axes bound here; empty under plain `jit`."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def varying_axes(*arrays: Array) -> frozenset[str]:
+    """Return the axes over which JAX tracks that any of the arrays varies.
+
+    Empty under `pmap` and `shard_map(check_vma=False)`, where nothing is tracked.
+    """
+    return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+
+
+def vary_alike(*arrays: Array) -> tuple[Array, ...]:
+    """Cast arrays so that all vary over the axes that any of them varies over.
+
+    A custom derivative returns gradients that vary as its operands do; casting in front of it makes
+    JAX sum a replicated operand's gradient over the devices.
+    """
+    axes = varying_axes(*arrays)
+
+    def cast(array):
+        missing = tuple(axes - varying_axes(array))
+        return lax.pcast(array, missing, to="varying") if missing else array
+
+    return tuple(cast(a) for a in arrays)
+
+
+def num_shares() -> int:
+    """Return how many devices hold a share of the batch: global over local batch size."""
+    return lax.axis_size(bound_axes()) if bound_axes() else 1
+
+
+def global_mean(tree: Any) -> Any:
+    """Average each leaf over the devices; the identity under plain `jit`."""
+    axes = bound_axes()
+    return lax.pmean(tree, axes) if axes else tree
+
+
+def value_and_grad(function: Callable[..., tuple[Array, Any]]) -> Callable[..., Any]:
+    """Differentiate the global mean of a loss with respect to its first argument.
+
+    Args:
+      function: `(params, *args) -> (loss, auxiliary)`, the loss a mean over the local batch.
+
+    Returns:
+      A function with the same arguments that returns ((loss, auxiliary), gradients), loss and
+      gradients the same on every device.
+    """
+
+    def differentiate(params, *args):
+        axes = bound_axes()
+        if not axes:
+            return jax.value_and_grad(function, has_aux=True)(params, *args)
+
+        # With tracked axes the gradient of a replicated parameter is summed over devices by JAX, so
+        # the mean belongs inside; without, that sum is ours, and the mean belongs outside.
+        tracked = []
+
+        def local(params, *args):
+            loss, auxiliary = function(params, *args)
+            if varying_axes(loss):
+                tracked.append(True)
+                loss = lax.pmean(loss, tuple(varying_axes(loss)))
+            return loss, auxiliary
+
+        (loss, auxiliary), gradients = jax.value_and_grad(local, has_aux=True)(params, *args)
+        if not tracked:
+            loss, gradients = lax.pmean((loss, gradients), axes)
+        return (loss, auxiliary), gradients
+
+    return differentiate
+
+
+def draw(sample: Callable[[Key, int], Any], key: Key, batch: int) -> Any:
+    """Draw random numbers per example that do not depend on the layout.
+
+    Every device draws for the global batch and takes its share.
+
+    Args:
+      sample: `(key, n) -> array or tree with leading axis n`.
+      key: random key, the same on every device.
+      batch: the local batch size.
+    """
+    axes = bound_axes()
+    if not axes:
+        return sample(key, batch)
+    start = lax.axis_index(axes) * batch
+    tree = sample(key, batch * num_shares())
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, batch), tree)
+
+
+def all_finite(tree: Any) -> Array:
+    """Return whether every element of every floating-point leaf is finite."""
+    leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()

@@ -1,0 +1,184 @@
+"""Layers that several networks share, and the way from a Linen module to a `Network`."""
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ganjax import axes, ops
+from ganjax.types import Array, DiscriminatorOutput, InputError, Network
+
+normal_init = nn.initializers.normal(0.02)
+
+
+def as_network(module: Any) -> Network:
+    """Return a `Network` as it is and turn a Linen module into one.
+
+    The module is called as `module(inputs, labels=..., train=...)`; a parameter that its `__call__`
+    does not have is left out. While training, every collection but `"params"` is mutable; the random
+    streams are `"dropout"` and `"noise"`.
+    """
+    if isinstance(module, Network):
+        return module
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"expected a Linen module or a ganjax.Network of two pure functions, got {module!r}"
+        )
+    parameters = inspect.signature(type(module).__call__).parameters
+    takes_anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    def arguments(labels, train):
+        given = {"labels": labels, "train": train}
+        return {k: v for k, v in given.items() if takes_anything or k in parameters}
+
+    def init(key, inputs, labels=None):
+        keys = jax.random.split(key, 3)
+        streams = dict(zip(("params", "dropout", "noise"), keys, strict=True))
+        return module.init(streams, inputs, **arguments(labels, train=True))
+
+    def apply(variables, inputs, labels=None, *, train, key=None):
+        streams = {}
+        if key is not None:
+            streams = dict(zip(("dropout", "noise"), jax.random.split(key), strict=True))
+        others = {name: value for name, value in variables.items() if name != "params"}
+        outputs, updated = module.apply(
+            variables,
+            inputs,
+            **arguments(labels, train),
+            rngs=streams,
+            mutable=list(others) if train else [],
+        )
+        return outputs, {**others, **updated}
+
+    return Network(init, apply)
+
+
+def as_output(output: Array | DiscriminatorOutput) -> DiscriminatorOutput:
+    """Return a discriminator's result with float32 logits (B,), whatever shape it gave them."""
+    if not isinstance(output, DiscriminatorOutput):
+        output = DiscriminatorOutput(logits=output)
+    logits = output.logits
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        logits = logits[:, 0]
+    if logits.ndim != 1:
+        raise ValueError(
+            "a discriminator has to return one logit an image, shape (B,) or (B, 1), got "
+            f"{logits.shape}"
+        )
+    return output.replace(logits=logits.astype(jnp.float32))
+
+
+class Conv(nn.Module):
+    """Convolution over (B, *spatial, C); `strides` and "SAME" or explicit `padding` as in `ops`."""
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: int = 1
+    padding: ops.Padding = "SAME"
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable = normal_init
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        x = ops.conv(x.astype(self.dtype), kernel, strides=self.strides, padding=self.padding)
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return x
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution up to `output_size`; (B, *spatial, C) in and out."""
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: int = 1
+    output_size: Sequence[int] | None = None
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable = normal_init
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        x = ops.conv_transpose(
+            x.astype(self.dtype), kernel, strides=self.strides, output_size=self.output_size
+        )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the global batch, in every layout.
+
+    Statistics are in float32; the momentum 0.9 of the running ones is 0.1 in PyTorch's terms.
+
+    References:
+      Ioffe and Szegedy 2015, arXiv:1502.03167.
+    """
+
+    dtype: Any = jnp.float32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_stddev: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        def scale_init(key, shape, dtype=jnp.float32):
+            return 1 + self.scale_stddev * jax.random.normal(key, shape, dtype)
+
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            axis_name=axes.bound_axes() or None,
+            scale_init=scale_init,
+            dtype=self.dtype,
+        )(x)
+
+
+class LabelEmbedding(nn.Module):
+    """Map labels to (B, features): integers (B,) by a table, vectors (B, num_classes) linearly."""
+
+    num_classes: int
+    features: int
+    stddev: float = 1.0
+
+    @nn.compact
+    def __call__(self, labels: Array) -> Array:
+        init = nn.initializers.normal(self.stddev)
+        table = self.param("embedding", init, (self.num_classes, self.features))
+        if jnp.issubdtype(labels.dtype, jnp.integer):
+            return table[labels]
+        return labels @ table
+
+
+def require_labels(labels: Array | None, num_classes: int) -> None:
+    """Raise where labels and classes do not go together."""
+    if num_classes and labels is None:
+        raise ValueError(f"a network with {num_classes} classes needs labels, got None")
+
+
+def halved_sizes(size: Sequence[int], smallest: int) -> list[tuple[int, ...]]:
+    """Return `size` and its halves, rounded up, until the smaller side is at most `smallest`.
+
+    >>> halved_sizes((28, 28), 7)
+    [(28, 28), (14, 14), (7, 7)]
+    """
+    sizes = [tuple(size)]
+    while min(sizes[-1]) > smallest:
+        sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
+    return sizes
+
+
+def require_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise an `InputError` that lists the choices where `value` is none of them."""
+    if value not in choices:
+        raise InputError(f"{name} has to be one of {', '.join(choices)}; got {value!r}")

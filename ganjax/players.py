@@ -1,0 +1,217 @@
+"""What every algorithm does with a trained network: start it, update it, average it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ganjax import axes
+from ganjax.penalties import Term
+from ganjax.types import Array, Batch, Key, Metrics, Optimizer, Player, Variables
+
+# (params, variables, batch, key) -> (loss, (variables, metrics)), the loss a mean over the batch.
+Objective = Callable[[Any, Any, Batch, Key], tuple[Array, tuple[Any, Metrics]]]
+
+
+def init_player(variables: Variables, optimizer: Optimizer | optax.GradientTransformation):
+    """Return a player of freshly initialised variables, with arrays of its own."""
+    variables = jax.tree.map(jnp.array, dict(variables))  # copies: aliases cannot be donated
+    params = variables.pop("params")
+    transform = optimizer.transform if isinstance(optimizer, Optimizer) else optimizer
+    return Player(params, variables, transform.init(params))
+
+
+def all_variables(player: Player) -> dict[str, Any]:
+    """Return what a network's `apply` takes: parameters and the other collections."""
+    return {"params": player.params, **player.variables}
+
+
+def apply_gradients(
+    player: Player,
+    gradients: Any,
+    optimizer: Optimizer | optax.GradientTransformation,
+    *,
+    learning_rate: Array | None,
+    step: Array,
+) -> Player:
+    """Return the player after one optimizer update.
+
+    Args:
+      player: its parameters and optimizer state.
+      gradients: of the parameters, the same on every device.
+      optimizer: a plain transformation owns its learning rate; an `Optimizer` takes it from here.
+      learning_rate: scalar, used with an `Optimizer`.
+      step: int32 scalar, the position in the schedule of an `Optimizer`.
+    """
+    if not isinstance(optimizer, Optimizer):
+        updates, opt_state = optimizer.update(gradients, player.opt_state, player.params)
+        return player.replace(
+            params=optax.apply_updates(player.params, updates), opt_state=opt_state
+        )
+    updates, opt_state = optimizer.transform.update(gradients, player.opt_state, player.params)
+    rate = optimizer.learning_rate if learning_rate is None else learning_rate
+    if optimizer.schedule is not None:
+        rate = rate * optimizer.schedule(step)
+    params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), player.params, updates)
+    if optimizer.constraint is not None:
+        params = optimizer.constraint(params)
+    return player.replace(params=params, opt_state=opt_state)
+
+
+def value_and_grad(objective: Objective, micro_batches: int = 1) -> Callable[..., Any]:
+    """Differentiate an objective over a batch, in one pass or accumulated over micro-batches.
+
+    Args:
+      objective: what to differentiate.
+      micro_batches: n > 1 takes every n-th example into a micro-batch, one after another, and
+        averages gradients and metrics; batch statistics are then those of a micro-batch.
+
+    Returns:
+      `(params, variables, batch, key) -> ((loss, (variables, metrics)), gradients)`.
+    """
+    differentiate = axes.value_and_grad(objective)
+    if micro_batches == 1:
+        return differentiate
+
+    def accumulate(params, variables, batch, key):
+        parts = jax.tree.map(lambda a: _interleave(a, micro_batches), batch)
+        keys = jax.random.split(key, micro_batches)
+
+        def body(variables, part):
+            (loss, (variables, metrics)), gradients = differentiate(params, variables, *part)
+            return variables, (loss, metrics, gradients)
+
+        variables, stacked = jax.lax.scan(body, variables, (parts, keys))
+        loss, metrics, gradients = jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+        return (loss, (variables, metrics)), gradients
+
+    return accumulate
+
+
+def _interleave(array, parts):
+    # Every n-th example, not n blocks: the same examples then meet in every layout, and a batch
+    # that is sharded over its first axis is split without moving data.
+    if array.shape[0] % parts:
+        raise ValueError(f"{array.shape[0]} examples do not divide into {parts} micro-batches")
+    return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
+
+
+def evaluate_once(
+    function: Callable[[Any], tuple[Array, Any]], params: Any
+) -> tuple[Array, Any, Callable[[Any], Array]]:
+    """Run a forward pass that is looked at now and differentiated later.
+
+    Args:
+      function: params -> (outputs, auxiliary).
+      params: where to evaluate it.
+
+    Returns:
+      (outputs, auxiliary, again); `again(params)` returns the same outputs at no cost and
+      differentiates once, through the pass that was made here.
+    """
+    outputs, pullback, auxiliary = jax.vjp(function, params, has_aux=True)
+
+    @jax.custom_vjp
+    def again(params, outputs, pullback):
+        del params, pullback
+        return outputs
+
+    def forward(params, outputs, pullback):
+        return outputs, (outputs, pullback)
+
+    def backward(saved, cotangent):
+        return (*saved[1](cotangent), *jax.tree.map(_no_gradient, saved))
+
+    again.defvjp(forward, backward)
+    return outputs, auxiliary, lambda params: again(params, outputs, pullback)
+
+
+def _no_gradient(array):
+    if jnp.issubdtype(array.dtype, jnp.inexact):
+        return jnp.zeros_like(array)
+    return np.zeros(array.shape, jax.dtypes.float0)
+
+
+def weigh(
+    terms: Sequence[Term], weights: Mapping[str, Array], value: Callable[[Term, int], Array]
+) -> tuple[Array, Metrics]:
+    """Add up terms of one interval.
+
+    Args:
+      terms: the terms.
+      weights: their weights by name.
+      value: `(term, index) -> (B,)`.
+
+    Returns:
+      The sum of interval times weight times mean, and the plain means as metrics.
+    """
+    total, metrics = jnp.float32(0), {}
+    for index, term in enumerate(terms):
+        mean = jnp.mean(value(term, index))
+        total = total + term.interval * weights[term.name] * mean
+        metrics[f"penalty/{term.name}"] = mean
+    return total, metrics
+
+
+def lazy_updates(
+    player: Player,
+    terms: Sequence[Term],
+    running: dict[str, Array],
+    *,
+    step: Array,
+    update: Callable[[Player, Sequence[Term]], tuple[Player, dict[str, Array]]],
+) -> tuple[Player, dict[str, Array]]:
+    """Give each group of lazy terms with one interval an update of its own when it is due.
+
+    Args:
+      player: whose terms they are.
+      terms: all terms; those of interval 1 are passed over.
+      running: the last value of each lazy term by metric name.
+      step: int32 scalar.
+      update: does one update from the given terms and returns their values by metric name.
+
+    Returns:
+      The player, and `running` with the new values.
+    """
+    for interval in sorted({term.interval for term in terms} - {1}):
+        group = [term for term in terms if term.interval == interval]
+
+        def due(operands, group=group):
+            player, running = operands
+            player, values = update(player, group)
+            return player, {**running, **values}
+
+        player, running = jax.lax.cond(
+            step % interval == 0, due, lambda operands: operands, (player, running)
+        )
+    return player, running
+
+
+def eager(terms: Sequence[Term]) -> list[Term]:
+    """Return the terms that are part of every step's loss."""
+    return [term for term in terms if term.interval == 1]
+
+
+def init_running(terms: Sequence[Term]) -> dict[str, Array]:
+    """Return the place where the last value of each lazy term is kept, by metric name."""
+    return {f"penalty/{term.name}": jnp.float32(0) for term in terms if term.interval > 1}
+
+
+def init_weights(terms: Sequence[Term]) -> dict[str, Array]:
+    """Return the initial weight of each term by name."""
+    return {term.name: jnp.float32(term.weight) for term in terms}
+
+
+def check_terms(terms: Sequence[Term]) -> None:
+    """Raise where two terms share a name or an interval is not positive."""
+    names = [term.name for term in terms]
+    for term in terms:
+        if names.count(term.name) > 1:
+            raise ValueError(f"two terms have the name {term.name!r}; a weight is kept by name")
+        if term.interval < 1:
+            raise ValueError(
+                f"the interval of term {term.name!r} has to be 1 or more, got {term.interval}"
+            )
