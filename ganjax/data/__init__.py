@@ -1,0 +1,20 @@
+"""Data: sources of examples, and which of them are in which batch."""
+
+from ganjax.data.batching import BatchStream, batch_indices
+from ganjax.data.dataset import Dataset
+from ganjax.data.points import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD
+from ganjax.data.sources import DATASETS, load
+from ganjax.data.tfds_prepare import prepare
+
+__all__ = [
+    "DATASETS",
+    "GRID_CENTERS",
+    "GRID_STD",
+    "RING_CENTERS",
+    "RING_STD",
+    "BatchStream",
+    "Dataset",
+    "batch_indices",
+    "load",
+    "prepare",
+]
