@@ -16,6 +16,7 @@
 """
 
 from ganjax import augment, axes, ema, latents, losses, networks, ops, penalties, sharding
+from ganjax.build import load
 from ganjax.gan import (
     discriminator_loss,
     discriminator_update,
@@ -23,6 +24,7 @@ from ganjax.gan import (
     generator_loss,
     generator_update,
 )
+from ganjax.loop import fit
 from ganjax.penalties import Term
 from ganjax.types import (
     Algorithm,
@@ -33,3 +35,32 @@ from ganjax.types import (
     Player,
     TrainState,
 )
+from ganjax.vae import vae
+
+__all__ = [
+    "Algorithm",
+    "DiscriminatorOutput",
+    "InputError",
+    "Network",
+    "Optimizer",
+    "Player",
+    "Term",
+    "TrainState",
+    "augment",
+    "axes",
+    "discriminator_loss",
+    "discriminator_update",
+    "ema",
+    "fit",
+    "gan",
+    "generator_loss",
+    "generator_update",
+    "latents",
+    "load",
+    "losses",
+    "networks",
+    "ops",
+    "penalties",
+    "sharding",
+    "vae",
+]

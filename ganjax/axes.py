@@ -111,4 +111,4 @@ def draw(sample: Callable[[Key, int], Any], key: Key, batch: int) -> Any:
 def all_finite(tree: Any) -> Array:
     """Return whether every element of every floating-point leaf is finite."""
     leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
-    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all()
+    return jnp.array([jnp.all(jnp.isfinite(a)) for a in leaves], bool).all()

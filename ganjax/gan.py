@@ -339,7 +339,7 @@ def _update(
     (_, (variables, metrics)), gradients = differentiate(
         player.params, player.variables, batch, main_key
     )
-    metrics[f"grad_norm/{name}"] = optax.global_norm(gradients)
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradients)
     player = players.apply_gradients(player, gradients, **optimize).replace(variables=variables)
 
     def lazy_update(player, group):

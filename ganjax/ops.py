@@ -68,7 +68,7 @@ def conv(
     (1, 2, 2, 2)
     """
     rank = x.ndim - 2
-    if kernel.ndim != x.ndim or kernel.shape[-2] * groups != x.shape[-1]:
+    if rank < 1 or kernel.ndim != x.ndim or kernel.shape[-2] * groups != x.shape[-1]:
         raise ValueError(
             f"expected a kernel of shape (*{rank} sizes, {x.shape[-1] // groups}, out) for inputs "
             f"of shape {x.shape} and {groups} group(s), got {kernel.shape}"
@@ -76,6 +76,11 @@ def conv(
     strides = _as_tuple(strides, rank)
     pairs = _as_pairs(padding, x.shape[1:-1], kernel.shape[:-2], strides)
     spec = _Spec(x.shape[1:-1], kernel.shape[:-2], strides, pairs, groups)
+    if min(_output_size(spec)) < 1:
+        raise ValueError(
+            f"nothing is left of inputs of shape {x.shape} with kernel {spec.kernel}, strides "
+            f"{strides} and padding {pairs}; pad more or take a smaller kernel"
+        )
     return _conv(spec, *device_axes.vary_alike(x, kernel))
 
 
@@ -104,7 +109,7 @@ def conv_transpose(
     (1, 8, 8, 2)
     """
     rank = x.ndim - 2
-    if kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
+    if rank < 1 or kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
         raise ValueError(
             f"expected a kernel of shape (*{rank} sizes, {x.shape[-1]}, out) for inputs of shape "
             f"{x.shape}, got {kernel.shape}"
@@ -112,10 +117,10 @@ def conv_transpose(
     strides = _as_tuple(strides, rank)
     sizes = kernel.shape[:-2]
     if output_size is None:
-        if padding == "SAME":
+        if isinstance(padding, str) and padding.upper() != "VALID":
             output_size = [n * s for n, s in zip(x.shape[1:-1], strides, strict=True)]
         else:
-            pads = [(0, 0)] * rank if padding == "VALID" else padding
+            pads = _as_pairs(padding, sizes, sizes, strides)
             output_size = [
                 (n - 1) * s + k - low - high
                 for n, s, k, (low, high) in zip(x.shape[1:-1], strides, sizes, pads, strict=True)
@@ -148,7 +153,8 @@ def _input_gradient(spec: _Spec, y: Array, kernel: Array) -> Array:
     if spec.groups != 1:
         return default(y, kernel)
     divides = all(k % s == 0 for k, s in zip(spec.kernel, spec.strides, strict=True))
-    cpu = _overlap_add if max(spec.strides) > 1 and divides else _flipped_conv
+    crops = min(low for low, _ in spec.padding) < 0
+    cpu = _overlap_add if max(spec.strides) > 1 and divides and not crops else _flipped_conv
     return lax.platform_dependent(y, kernel, cpu=partial(cpu, spec), default=default)
 
 
@@ -278,10 +284,15 @@ def _output_size(spec: _Spec) -> tuple[int, ...]:
 
 
 def _as_tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank:
+        raise ValueError(f"expected one stride or {rank}, one a spatial dimension, got {value}")
+    return values
 
 
 def _as_pairs(padding, size, kernel, strides) -> tuple[tuple[int, int], ...]:
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(size, kernel, strides, padding)
+    if len(padding) != len(size):
+        raise ValueError(f"expected {len(size)} pairs of padding, got {padding}")
     return tuple((int(low), int(high)) for low, high in padding)

@@ -85,7 +85,7 @@ def _image_gradients(discriminate, images):
 
 
 def _squared_norm(gradients):
-    gradients = gradients.astype(jnp.float32)
+    gradients = gradients.astype(jnp.promote_types(gradients.dtype, jnp.float32))
     return jnp.sum(jnp.square(gradients), axis=tuple(range(1, gradients.ndim)))
 
 

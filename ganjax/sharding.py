@@ -104,6 +104,8 @@ def spread(algorithm: Algorithm, mesh: Mesh, layout: str) -> Callable:
     """Return the train step on global arrays, not compiled, for use inside a larger program."""
     if layout == "jit":
         return algorithm.train_step
+    if layout == "pmap":
+        raise ValueError("pmap takes stacked shares, not global arrays; use train_step")
     if layout != "shard_map":
         raise InputError(f"layout has to be one of {', '.join(LAYOUTS)}; got {layout!r}")
     return jax.shard_map(

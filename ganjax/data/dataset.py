@@ -174,7 +174,8 @@ def check_labels(
     if labels.shape != (num_examples,) or labels.dtype.kind not in "iu":
         raise InputError(
             f"the labels of {name} are {labels.dtype} of shape {labels.shape}, expected "
-            f"{num_examples} integers, one an image; set data.labels=false to train without them."
+            f"{num_examples} integers, one an image; set model.conditional to False to train "
+            "without them."
         )
     smallest, largest = int(labels.min()), int(labels.max())
     # A label beyond the number of examples is an identifier or a mistake, not a class.
@@ -183,7 +184,7 @@ def check_labels(
         wrong = int(np.argmax((labels < 0) | (labels >= limit)))
         raise InputError(
             f"label {labels[wrong]} of example {wrong} in {name} is out of range, expected 0 to "
-            f"{limit - 1}; correct it, or set data.labels=false to train without labels."
+            f"{limit - 1}; correct it, or set model.conditional to False to train without labels."
         )
     return labels.astype(np.int32), num_classes or largest + 1
 

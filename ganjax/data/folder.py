@@ -272,7 +272,8 @@ def _classes(name: str, tails: list[str]) -> tuple[np.ndarray | None, tuple[str,
         loose = tails[folders.index("")]
         raise InputError(
             f"{name} has class folders ({', '.join(sorted(set(folders) - {''})[:3])}, ...) and "
-            f"images beside them ({loose}): move these into a class, or set data.labels=false."
+            f"images beside them ({loose}): move these into a class, or set model.conditional to "
+            "False."
         )
     class_names, label = np.unique(folders, return_inverse=True)
     return label.astype(np.int32), tuple(str(class_name) for class_name in class_names)

@@ -2,7 +2,7 @@
 
 from ganjax.evaluation.classifier import fashion_mnist_classifier
 from ganjax.evaluation.collapse import diversity, is_collapsed
-from ganjax.evaluation.extractor import Extractor, compiled_extractor
+from ganjax.evaluation.extractor import Extractor, compiled_extractor, pixels
 from ganjax.evaluation.metrics import (
     Moments,
     frechet_distance,
@@ -42,6 +42,7 @@ __all__ = [
     "is_collapsed",
     "kernel_distance",
     "modes_covered",
+    "pixels",
     "precision_recall",
     "prepare_reference",
 ]

@@ -1,5 +1,6 @@
 """What turns images into features and logits: `Extractor`."""
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -67,6 +68,28 @@ def compiled_extractor(
         return {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
 
     return Extractor(name, weights_hash, apply)
+
+
+def pixels(image_shape: tuple[int, int, int], *, size: int = 8) -> Extractor:
+    """Return an extractor without a network: the image shrunk to `size` x `size`.
+
+    It compares colours and coarse layout only, for images that no network here knows. Figures made
+    with it are called `pixels-8x8`.
+
+    Args:
+      image_shape: (H, W, C) of the images.
+      size: height and width of what remains; smaller images keep their size.
+    """
+    height, width = min(size, image_shape[0]), min(size, image_shape[1])
+
+    def shrink(images: Array) -> dict[str, Array]:
+        images = images.astype(jnp.float32) / 127.5 - 1.0
+        shape = (images.shape[0], height, width, images.shape[3])
+        return {"features": jax.image.resize(images, shape, "linear").reshape(shape[0], -1)}
+
+    name = f"pixels-{height}x{width}"
+    identity = hashlib.sha256(f"{name} linear antialiased".encode()).hexdigest()
+    return compiled_extractor(name, identity, shrink, image_shape=tuple(image_shape))
 
 
 def _check(images: np.ndarray, name: str, image_shape: tuple[int, int, int]) -> None:

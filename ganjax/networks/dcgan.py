@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from ganjax import latents
 from ganjax.networks import layers
-from ganjax.types import Array, DiscriminatorOutput
+from ganjax.types import Array, DiscriminatorOutput, InputError
 
 SMALLEST_SIDE = 7
 
@@ -143,7 +143,7 @@ class DCGAN:
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return `generator`, `discriminator` and `latents` for images of `shape` (H, W, C)."""
         if len(shape) != 3:
-            raise ValueError(
+            raise InputError(
                 f"dcgan makes images of shape (H, W, C), but the data has shape {tuple(shape)}; "
                 "take the mlp"
             )

@@ -18,8 +18,8 @@ def as_network(module: Any) -> Network:
     """Return a `Network` as it is and turn a Linen module into one.
 
     The module is called as `module(inputs, labels=..., train=...)`; a parameter that its `__call__`
-    does not have is left out. While training, every collection but `"params"` is mutable; the random
-    streams are `"dropout"` and `"noise"`.
+    does not have is left out. While training, every collection but `"params"` is mutable; the
+    random streams are `"dropout"` and `"noise"`.
     """
     if isinstance(module, Network):
         return module
@@ -27,7 +27,10 @@ def as_network(module: Any) -> Network:
         raise ValueError(
             f"expected a Linen module or a ganjax.Network of two pure functions, got {module!r}"
         )
-    parameters = inspect.signature(type(module).__call__).parameters
+    called = module
+    while isinstance(called, nn.Sequential):  # it hands its arguments to its first layer
+        called = called.layers[0]
+    parameters = inspect.signature(called).parameters
     takes_anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def arguments(labels, train):

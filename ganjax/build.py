@@ -1,0 +1,482 @@
+"""From a configuration to objects: networks, algorithm, data, and trained models from runs."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ganjax import checkpoint, config, data, penalties, vae
+from ganjax.augment import AUGMENTATIONS
+from ganjax.config import Config, OptimizerSettings
+from ganjax.gan import gan
+from ganjax.latents import Latents
+from ganjax.losses import LOSSES
+from ganjax.networks.layers import require_choice
+from ganjax.penalties import PENALTIES, Term
+from ganjax.run import RunDirectory
+from ganjax.types import Algorithm, Array, InputError, Key, Optimizer, TrainState
+
+
+class Model(NamedTuple):
+    """What a configuration makes for data of one shape.
+
+    Attributes:
+      algorithm: how it is trained and sampled.
+      networks: Linen modules by player's name.
+      latents: distribution of what is sampled from.
+      shape: of one example, such as (28, 28, 1).
+      num_classes: 0 where unconditional.
+      reconstruct: `(state, images, labels, ema) -> images` for a model that can, or None.
+    """
+
+    algorithm: Algorithm
+    networks: dict[str, Any]
+    latents: Latents
+    shape: tuple[int, ...]
+    num_classes: int
+    reconstruct: Callable[..., Array] | None = None
+
+
+class Phase(NamedTuple):
+    """A part of a run with one algorithm.
+
+    Attributes:
+      algorithm: what trains.
+      steps: for how long.
+      transfer: `(fresh state, state of the phase before or None) -> state` to start from, or None
+        for the fresh one.
+    """
+
+    algorithm: Algorithm
+    steps: int
+    transfer: Callable[[TrainState, TrainState | None], TrainState] | None = None
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs.
+
+    Attributes:
+      config: what it was made from.
+      model: the model that the last phase ends with.
+      phases: one after another.
+      train: the data to train on.
+      held_out: the data kept away, or None.
+    """
+
+    config: Config
+    model: Model
+    phases: Sequence[Phase]
+    train: data.Dataset
+    held_out: data.Dataset | None
+
+
+def build(settings: Config) -> Experiment:
+    """Load the data of a configuration and build what trains on it.
+
+    Raises:
+      InputError: the configuration or the data is not what it should be.
+    """
+    config.check(settings)
+    train, held_out = data.load(
+        settings.data.source,
+        split=settings.data.split,
+        held_out=settings.data.held_out,
+        image_size=settings.data.image_size,
+        channels=settings.data.channels,
+        resize=settings.data.resize,
+        labels=settings.model.conditional,
+        data_dir=settings.data.data_dir,
+    )
+    if train.num_examples < settings.train.batch_size:
+        raise InputError(
+            f"{train.name} has {train.num_examples} examples to train on, fewer than one batch of "
+            f"{settings.train.batch_size}; lower train.batch_size or data.held_out"
+        )
+    if settings.model.conditional and not train.num_classes:
+        raise InputError(f"model.conditional needs labels, but {train.name} has none")
+    num_classes = train.num_classes if settings.model.conditional else 0
+    model = build_model(settings, train.features["image"][0], num_classes)
+    transfer = None
+    if settings.train.init_from is not None:
+        transfer = functools.partial(_start_from, settings.train.init_from)
+    phases = (Phase(model.algorithm, settings.train.steps, transfer),)
+    return Experiment(settings, model, phases, train, held_out)
+
+
+def build_model(settings: Config, shape: Sequence[int], num_classes: int) -> Model:
+    """Return the model of a configuration for examples of `shape`.
+
+    Args:
+      settings: the configuration.
+      shape: of one example: (H, W, C) of an image, (2,) of a point.
+      num_classes: 0 for an unconditional model.
+    """
+    config.check(settings)
+    families = {config.GAN: _build_gan, config.VAE: _build_vae}
+    if type(settings.model) not in families:
+        raise InputError(f"model has to be a GAN or a VAE, got {type(settings.model).__name__}")
+    return families[type(settings.model)](settings, tuple(shape), num_classes)
+
+
+def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
+    model = settings.model
+    parts = _parts(model.network, ("generator", "discriminator"), settings, shape, num_classes)
+    require_choice("model.loss", model.loss, LOSSES)
+    for name in model.penalties:
+        require_choice("the name of a penalty", name, PENALTIES)
+    if model.augment is not None:
+        require_choice("model.augment", model.augment, AUGMENTATIONS)
+    terms = [
+        Term(name, PENALTIES[name], penalty.weight, penalty.interval)
+        for name, penalty in model.penalties.items()
+    ]
+    optimizers = {
+        name: make_optimizer(getattr(model, name), settings.train.steps)
+        for name in ("generator", "discriminator")
+    }
+    lazy = {term.interval for term in terms} - {1}
+    if lazy:
+        if len(lazy) > 1:
+            raise InputError(
+                f"penalties have the intervals {sorted(lazy)}: lazy ones need a common interval"
+            )
+        optimizers["discriminator"] = make_optimizer(
+            lazy_correction(model.discriminator, lazy.pop()), settings.train.steps
+        )
+    if model.freeze_discriminator_layers:
+        optimizers["discriminator"] = _freeze(
+            optimizers["discriminator"],
+            _first_layers(
+                parts["discriminator"], shape, model.freeze_discriminator_layers, num_classes
+            ),
+        )
+    algorithm = gan(
+        parts["generator"],
+        parts["discriminator"],
+        latents=parts["latents"],
+        loss=LOSSES[model.loss],
+        generator_optimizer=optimizers["generator"],
+        discriminator_optimizer=optimizers["discriminator"],
+        discriminator_terms=terms,
+        discriminator_steps=model.discriminator_steps,
+        share_fakes=model.share_fakes,
+        num_classes=num_classes,
+        ema_half_life_images=model.ema_half_life_images,
+        ema_ramp_up=model.ema_ramp_up,
+        augment=AUGMENTATIONS[model.augment]() if model.augment else None,
+        micro_batches=settings.train.micro_batches,
+    )
+    latents = parts.pop("latents")
+    return Model(algorithm, parts, latents, shape, num_classes)
+
+
+def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
+    model = settings.model
+    parts = _parts(model.network, ("encoder", "decoder"), settings, shape, num_classes)
+    require_choice("model.likelihood", model.likelihood, vae.LIKELIHOODS)
+    algorithm = vae.vae(
+        parts["encoder"],
+        parts["decoder"],
+        latents=parts["latents"],
+        likelihood=model.likelihood,
+        stddev=model.stddev,
+        beta=model.beta,
+        optimizer=make_optimizer(model.optimizer, settings.train.steps),
+        num_classes=num_classes,
+        ema_half_life_images=model.ema_half_life_images,
+        micro_batches=settings.train.micro_batches,
+    )
+
+    def reconstruct(state, images, labels=None, *, ema=True):
+        return vae.reconstruct(
+            parts["encoder"], parts["decoder"], model.likelihood, state, images, labels, ema=ema
+        )
+
+    latents = parts.pop("latents")
+    return Model(algorithm, parts, latents, shape, num_classes, reconstruct)
+
+
+def _parts(network, names, settings, shape, num_classes):
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[settings.train.precision]
+    parts = network.build(shape, num_classes, dtype)
+    if not set(names) <= set(parts):
+        raise InputError(
+            f"{type(network).__name__} has the networks {', '.join(parts)}, but a "
+            f"{type(settings.model).__name__} needs {' and '.join(names)}"
+        )
+    return parts
+
+
+def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
+    """Return the optimizer of a network that is trained for `steps` steps."""
+    transforms = {
+        "adam": lambda: optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        "rmsprop": lambda: optax.scale_by_rms(settings.beta2, settings.epsilon),
+        "sgd": lambda: optax.trace(settings.beta1) if settings.beta1 else optax.identity(),
+    }
+    transform = transforms[settings.name]()
+    if settings.clip_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm), transform)
+    schedule = None
+    if settings.schedule != "constant" or settings.warmup_steps:
+
+        def schedule(step):
+            done = jnp.clip(step / steps, 0.0, 1.0)
+            factor = {
+                "constant": 1.0,
+                "linear": 1.0 - done,
+                "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+            }[settings.schedule]
+            return factor * jnp.minimum(1.0, (step + 1) / max(1, settings.warmup_steps))
+
+    constraint = None
+    if settings.clip_weights is not None:
+        constraint = penalties.clip_weights(settings.clip_weights)
+    return Optimizer(transform, settings.learning_rate, schedule, constraint)
+
+
+def lazy_correction(settings: OptimizerSettings, interval: int) -> OptimizerSettings:
+    """Return optimizer settings that make up for one more update in every `interval` steps.
+
+    The learning rate is multiplied by k / (k + 1) and the betas raised to that power, so that as
+    much happens in k steps as without the lazy update (Karras et al. 2020, arXiv:1912.04958,
+    appendix B).
+
+    >>> round(lazy_correction(OptimizerSettings(learning_rate=0.0025), 16).learning_rate, 6)
+    0.002353
+    """
+    ratio = interval / (interval + 1)
+    return dataclasses.replace(
+        settings,
+        learning_rate=settings.learning_rate * ratio,
+        beta1=settings.beta1**ratio,
+        beta2=settings.beta2**ratio,
+    )
+
+
+def _freeze(optimizer: Optimizer, names: Sequence[str]) -> Optimizer:
+    """Let the top-level parts of the parameters with these names keep their values."""
+
+    def zero(updates):
+        return {
+            name: jax.tree.map(jnp.zeros_like, value) if name in names else value
+            for name, value in updates.items()
+        }
+
+    frozen = optax.chain(optimizer.transform, optax.stateless(lambda updates, _: zero(updates)))
+    return optimizer._replace(transform=frozen)
+
+
+def _first_layers(module: Any, shape: Sequence[int], count: int, num_classes: int) -> list[str]:
+    """Return the names of the first `count` layers with a kernel, and of what follows each."""
+    order: list[str] = []
+
+    def init():
+        labels = jnp.zeros(1, jnp.int32) if num_classes else None
+        variables = module.init(jax.random.key(0), jnp.zeros((1, *shape)), labels, train=True)
+        order.extend(variables["params"])  # in the order of creation, which jit would sort
+        return variables
+
+    params = jax.eval_shape(init)["params"]
+    kernels = [name for name in order if "kernel" in params[name]]
+    if count >= len(kernels):
+        raise InputError(
+            f"model.freeze_discriminator_layers is {count}, but the discriminator has only "
+            f"{len(kernels)} layers, of which one has to learn"
+        )
+    return order[: order.index(kernels[count])]
+
+
+def _start_from(path: str, state: TrainState, previous: TrainState | None) -> TrainState:
+    """Return the fresh state with the networks of another run."""
+    del previous
+    like = {
+        "players": {
+            name: {"params": player.params, "variables": player.variables}
+            for name, player in state.players.items()
+        }
+    }
+    if state.ema:
+        like["ema"] = state.ema
+    run = RunDirectory(path)
+    run.record()
+    loaded, _ = checkpoint.restore_subtree(run.checkpoints, jax.eval_shape(lambda: like))
+    players = {
+        name: player.replace(**loaded["players"][name]) for name, player in state.players.items()
+    }
+    return state.replace(players=players, ema=loaded.get("ema", state.ema))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model and its weights from a run directory.
+
+    Attributes:
+      config: the configuration of the run.
+      model: networks, latents, shapes.
+      step: of the checkpoint.
+      class_names: of the data, may be empty.
+      state: a `TrainState` with networks and averages, but without optimizers' states.
+    """
+
+    config: Config
+    model: Model
+    step: int
+    class_names: tuple[str, ...]
+    state: TrainState
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """The Linen modules by name, such as `generator`."""
+        return self.model.networks
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What each module's `apply` takes, by name; the running average where there is one."""
+        raw = {
+            name: {"params": player.params, **player.variables}
+            for name, player in self.state.players.items()
+        }
+        return {**raw, **self.state.ema}
+
+    def sample(
+        self,
+        key: Key,
+        num_samples: int,
+        labels: Any = None,
+        *,
+        latents: Array | None = None,
+        truncation: float | None = None,
+        ema: bool = True,
+        batch_size: int = 256,
+    ) -> np.ndarray:
+        """Generate samples in compiled batches.
+
+        Args:
+          key: random key.
+          num_samples: how many.
+          labels: (num_samples,) classes for a conditional model; by default each in turn.
+          latents: (num_samples, dimension) to start from; by default drawn.
+          truncation: see `ganjax.latents`.
+          ema: whether to use the running average where there is one.
+          batch_size: samples of one call.
+
+        Returns:
+          (num_samples, *shape) float32, images in [-1, 1].
+
+        Raises:
+          InputError: a label out of range, or labels for a model without classes.
+        """
+        labels = self.check_labels(labels, num_samples)
+        if latents is None:
+            if truncation is not None and not truncation > 0:
+                raise InputError(f"truncation has to be positive, got {truncation}")
+            latents = self.model.latents.sample(key, num_samples, truncation)
+        batch_size = min(batch_size, num_samples)
+        parts = []
+        for start in range(0, num_samples, batch_size):
+            # The last batch is filled up, so that one program serves.
+            index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
+            part = self._sample(
+                self.state,
+                jax.random.fold_in(key, start),
+                None if labels is None else labels[index],
+                latents[index],
+                ema=ema,
+            )
+            parts.append(np.asarray(part)[: num_samples - start])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _sample(self):
+        def sample(state, key, labels, latents, *, ema):
+            return self.model.algorithm.sample(
+                state, key, latents.shape[0], labels, latents=latents, ema=ema
+            )
+
+        return jax.jit(sample, static_argnames="ema")
+
+    def check_labels(self, labels: Any, num_samples: int) -> np.ndarray | None:
+        """Return labels (num_samples,) int32, repeated in turn where there are fewer."""
+        classes = self.model.num_classes
+        if labels is None:
+            return np.arange(num_samples, dtype=np.int32) % classes if classes else None
+        if not classes:
+            raise InputError("labels were given, but this model was trained without classes")
+        labels = np.asarray(labels, np.int32)
+        if labels.size == 0 or labels.min() < 0 or labels.max() >= classes:
+            raise InputError(
+                f"labels have to lie between 0 and {classes - 1}, got {labels.tolist()}"
+            )
+        return np.resize(labels, num_samples)
+
+
+def load(run: str | os.PathLike, step: int | None = None) -> Trained:
+    """Load a trained model from a run directory, without its data and its optimizers.
+
+    Args:
+      run: the directory.
+      step: of the checkpoint; by default the latest sound one.
+
+    Returns:
+      Networks, variables and a `sample` function.
+
+    Raises:
+      InputError: there is no run or no sound checkpoint.
+    """
+    directory = RunDirectory(run)
+    record = directory.record()
+    settings = config.from_json(record["config"])
+    model = build_model(settings, record["data"]["shape"], record["data"]["num_classes"])
+    shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
+    like = {
+        "step": shapes.step,
+        "players": {
+            name: {"params": player.params, "variables": player.variables}
+            for name, player in shapes.players.items()
+        },
+        "ema": shapes.ema,
+        "hyperparameters": shapes.hyperparameters,
+    }
+    loaded, metadata = checkpoint.restore_subtree(directory.checkpoints, like, step)
+    players = {
+        name: shapes.players[name].replace(**loaded["players"][name], opt_state=())
+        for name in shapes.players
+    }
+    state = TrainState(
+        step=loaded["step"],
+        rollbacks=jnp.int32(0),
+        key=jax.random.key(0),
+        players=players,
+        ema=loaded["ema"],
+        augment=(),
+        hyperparameters=loaded["hyperparameters"],
+        running={},
+    )
+    class_names = tuple(record["data"].get("class_names", ()))
+    return Trained(settings, model, int(metadata["step"]), class_names, state)
+
+
+def num_parameters(tree: Any) -> int:
+    """Return how many numbers a tree of arrays or shapes holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def describe_data(dataset: data.Dataset, num_classes: int) -> Mapping[str, Any]:
+    """Return what a run directory keeps of its data, as JSON-able values."""
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "shape": list(dataset.features["image"][0]),
+        "num_classes": num_classes,
+        "class_names": list(dataset.class_names) if num_classes else [],
+        "num_examples": dataset.num_examples,
+        "fingerprint": dataset.fingerprint,
+    }

@@ -1,0 +1,499 @@
+"""Checkpoints: the whole state and its configuration, written in the background, verified.
+
+A checkpoint is a directory named like its step (`1000`, or `1000.7` where step 1000 was written
+again, as the seventh of all) with two Orbax items: `state`, the arrays by their names, and
+`record`, one JSON object with the metadata, the metrics and, for every leaf, its shape, dtype and
+digest. It appears under that name only when it is complete. Orbax keeps no checksum of array
+data: the digests are what makes damage visible.
+"""
+
+import contextlib
+import copy
+import gc
+import logging
+import math
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from ganjax.digest import (
+    Path,
+    check_leaves,
+    described,
+    first_changed,
+    named_leaves,
+    nested,
+    raw_target,
+    sealed,
+    unsealed,
+    with_key_type,
+    without_key_type,
+)
+from ganjax.types import InputError
+
+_NAME = re.compile(r"(\d+)(?:\.(\d+))?")
+_UNFINISHED = re.compile(r"\d+(\.\d+)?\.(orbax-checkpoint-tmp.*|removed)")
+
+
+class Checkpointer:
+    """Write and read the checkpoints of one run.
+
+    Of the committed checkpoints, the last, the best and every n-th are kept; others are removed
+    after a newer one is committed. "Last" is by the order of writing: after a return to an
+    earlier step, what is written next is the latest, even where its step is smaller. One run at a
+    time writes to a directory; with several processes every process makes the same calls.
+
+    Args:
+      directory: local, or on Google Cloud Storage (`gs://...`); made by the first `save`.
+      keep_last: how many of the latest are kept, at least 1.
+      keep_best: how many of the best by `best_metric` are kept besides.
+      best_metric: the key in `metrics` that says which is best; not finite never counts.
+      best_mode: `"min"` or `"max"`.
+      keep_every_steps: keep the checkpoints of all multiples of this for ever.
+
+    Raises:
+      ValueError: a setting is out of range.
+      InputError: `directory` is a file.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> with Checkpointer(tempfile.mkdtemp()) as checkpointer:
+    ...     checkpointer.save(10, {"weight": jnp.ones(3)}, metadata={"seed": 0})
+    ...     checkpointer.restore({"weight": jax.ShapeDtypeStruct((3,), "float32")})
+    ({'weight': Array([1., 1., 1.], dtype=float32)}, {'seed': 0})
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+        keep_every_steps: int | None = None,
+    ):
+        every = 1 if keep_every_steps is None else keep_every_steps
+        if keep_last < 1 or keep_best < 0 or every < 1:
+            raise ValueError(
+                f"{keep_last=}, {keep_best=}, {keep_every_steps=}: expected at least 1, 0 and 1"
+            )
+        if best_mode not in ("min", "max"):
+            raise ValueError(f"best_mode is {best_mode!r}: expected 'min' or 'max'")
+        name = os.fspath(directory)
+        if "://" not in name:  # Orbax needs absolute paths
+            name = os.path.abspath(os.path.expanduser(name))
+        self.directory = epath.Path(name)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise InputError(f"{self.directory} is a file: expected a directory of checkpoints")
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.best_metric, self.best_mode = best_metric, best_mode
+        self.keep_every_steps = keep_every_steps
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._pending: int | None = None  # the step that is being written
+        self._records: dict[str, dict] = {}  # by directory name; a committed one never changes
+        self._damaged: set[str] = set()  # directory names
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.close()
+        except InputError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # the first error is the one to show
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        metadata: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start to write a checkpoint and return once the state is copied off the device.
+
+        `state` may be donated right after. Waits for an earlier save that is still running. A step
+        that was written before is replaced once the new one is committed.
+
+        Args:
+          step: names the checkpoint.
+          state: a tree of `jax.Array` (typed keys, None and empty nodes included).
+          metadata: JSON-able: the resolved configuration, phase, versions.
+          metrics: what `best_metric` is looked up in.
+
+        Raises:
+          InputError: this or the previous save could not be written, such as a full disk.
+          ValueError: a leaf is no array, or `metadata` cannot be JSON.
+        """
+        self.wait()
+        leaves, _ = named_leaves(state)
+        there = self._checkpoints()
+        sequence = 1 + max((math.floor(_sequence(c, there)) for c in there), default=0)
+        record = {
+            "step": int(step),
+            "sequence": sequence,
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            "leaves": described(leaves),
+            "metadata": metadata,
+        }
+        items = {"record": ocp.args.JsonSave(sealed(record))}
+        stored = {path: without_key_type(leaf) for path, leaf in leaves.items() if leaf.size}
+        if stored:  # Orbax does not write arrays of size zero
+            items["state"] = ocp.args.PyTreeSave(nested(stored))
+        try:
+            if self._writer is None:
+                self._start_writer()
+            self._writer.save(self._new_path(step, sequence), ocp.args.Composite(**items))
+        except (OSError, ValueError) as error:
+            raise self._failure(step, error) from error
+        self._pending = step
+
+    def wait(self) -> None:
+        """Wait until the running save is committed, then remove what need not be kept.
+
+        Raises:
+          InputError: it could not be written. Nothing that was there before is lost.
+        """
+        if self._pending is None:
+            return
+        try:
+            self._writer.wait_until_finished()
+        except Exception as error:
+            step, self._pending = self._pending, None
+            raise self._failure(step, error) from error
+        self._pending = None
+        self._remove_superseded()
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a committed checkpoint, in increasing order."""
+        return sorted({checkpoint.step for checkpoint in self._checkpoints()})
+
+    def latest_step(self) -> int | None:
+        """Return the step of the checkpoint that was written last, or None."""
+        checkpoints = self._checkpoints()
+        return checkpoints[-1].step if checkpoints else None
+
+    def best_step(self) -> int | None:
+        """Return the step with the best finite `best_metric`, or None."""
+        best = self._best(self._sound())
+        return best[0].step if best else None
+
+    def metadata(self, step: int | None = None) -> dict:
+        """Return the metadata of a checkpoint, of the latest readable one where step is None.
+
+        No array is read, so that damaged arrays are not noticed; what belongs to a restored state
+        is the second result of `restore`.
+
+        Raises:
+          InputError: there is none, or it is damaged.
+        """
+        candidates = self._candidates(step)
+        for checkpoint in candidates:
+            if checkpoint.record and checkpoint.path.name not in self._damaged:
+                return copy.deepcopy(checkpoint.record["metadata"])
+        raise InputError(f"{candidates[0].path} is damaged, and no other one will do")
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict]:
+        """Return a state and its metadata, bit for bit as they were saved.
+
+        Args:
+          like: the tree to fill: arrays or `jax.ShapeDtypeStruct`. A leaf goes to its `sharding`,
+            to the default device where that is None.
+          step: which one; None is the latest, and where that is damaged, with a warning, the
+            newest sound one.
+
+        Returns:
+          The state with the tree, shapes, dtypes and shardings of `like`, in buffers of its own
+          that may be donated; and the metadata.
+
+        Raises:
+          InputError: there is none, it is damaged, or it is not of this tree (the first leaf that
+            differs is named).
+        """
+        return self._restore(like, step, whole=True)
+
+    def restore_subtree(self, like: Any, step: int | None = None) -> tuple[Any, dict]:
+        """Like `restore`, and read only the leaves that are in `like`.
+
+        Leaves are matched by name, so that plain dicts do for the state's own types:
+        `{"ema": shapes.ema}` or `{"players": {"generator": {"params": ...}}}`.
+        """
+        return self._restore(like, step, whole=False)
+
+    def close(self) -> None:
+        """Wait for the running save and end the background threads; a later `save` may follow.
+
+        Raises:
+          InputError: the running save could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                writer, self._writer = self._writer, None
+                writer.close()
+
+    def _start_writer(self) -> None:
+        logging.getLogger("absl").addFilter(_is_wanted)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._remove_unfinished()
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+    def _new_path(self, step: int, sequence: int) -> epath.Path:
+        taken = {path.name.split(".")[0] for path in self.directory.iterdir()}
+        return self.directory / (f"{step}.{sequence}" if str(step) in taken else f"{step}")
+
+    def _failure(self, step: int, error: Exception) -> InputError:
+        """Remove what is left of a failed save and say what happened."""
+        self._remove_unfinished()
+        kept = self.latest_step()
+        return InputError(
+            f"{self.directory}: the checkpoint of step {step} could not be written "
+            f"({_cause(error)}); the latest complete one is "
+            + ("none" if kept is None else f"of step {kept}")
+        )
+
+    def _checkpoints(self) -> list["_Checkpoint"]:
+        """Return the committed checkpoints in the order of writing."""
+        if not self.directory.exists():
+            return []
+        found = []
+        for path in self.directory.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and _is_committed(path):
+                if path.name not in self._records:
+                    with contextlib.suppress(OSError, ValueError):  # then it is damaged
+                        text = (path / "record" / "metadata").read_text()
+                        self._records[path.name] = unsealed(text)
+                found.append(_Checkpoint(path, int(match[1]), self._records.get(path.name)))
+        sequences = {c.path.name: _sequence(c, found) for c in found}
+        return sorted(found, key=lambda checkpoint: sequences[checkpoint.path.name])
+
+    def _sound(self) -> list["_Checkpoint"]:
+        """Return the checkpoints not known to be damaged: for each step the one written last."""
+        last = {
+            checkpoint.step: checkpoint
+            for checkpoint in self._checkpoints()
+            if checkpoint.record and checkpoint.path.name not in self._damaged
+        }
+        return sorted(last.values(), key=lambda checkpoint: checkpoint.record["sequence"])
+
+    def _best(self, checkpoints: list["_Checkpoint"]) -> list["_Checkpoint"]:
+        def value(checkpoint: _Checkpoint) -> float:
+            return checkpoint.record["metrics"].get(self.best_metric, math.nan)
+
+        ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
+        return sorted(ranked, key=value, reverse=self.best_mode == "max")
+
+    def _candidates(self, step: int | None) -> list["_Checkpoint"]:
+        """Return where to look for a step, the newest first."""
+        self.wait()
+        self._records.clear()  # another process may have written
+        newest_first = self._checkpoints()[::-1]
+        if step is not None:
+            newest_first = [c for c in newest_first if c.step == step][:1]
+        if not newest_first:
+            there = ", ".join(map(str, self.steps())) or "none"
+            wanted = "a checkpoint" + ("" if step is None else f" of step {step}")
+            raise InputError(f"{self.directory}: expected {wanted}, and there is {there}")
+        return newest_first
+
+    def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
+        damage = []
+        for checkpoint in self._candidates(step):
+            try:
+                state = _read(checkpoint, like, whole=whole)
+            except _DamagedError as error:
+                self._damaged.add(checkpoint.path.name)
+                damage.append(f"{checkpoint.path} is damaged: {error}")
+                continue
+            if damage:
+                text = f"{'; '.join(damage)}; went back to step {checkpoint.step}"
+                warnings.warn(text, stacklevel=3)
+            return state, copy.deepcopy(checkpoint.record["metadata"])
+        others = self._sound()
+        advice = f"step {others[-1].step} may be sound" if others else "no other one is there"
+        raise InputError(f"{'; '.join(damage)}; {advice}")
+
+    def _remove_superseded(self) -> None:
+        sound = self._sound()
+        kept = sound[-self.keep_last :] + self._best(sound)[: self.keep_best]
+        if every := self.keep_every_steps:
+            kept += [c for c in sound if c.step % every == 0]
+        kept_names = {checkpoint.path.name for checkpoint in kept}
+        for checkpoint in self._checkpoints():
+            # What is damaged is neither counted nor removed: it may be all that is left of a step.
+            known_damaged = checkpoint.record is None or checkpoint.path.name in self._damaged
+            if not known_damaged and checkpoint.path.name not in kept_names:
+                self._remove(checkpoint.path)
+        _barrier("ganjax_checkpoint_removed")
+
+    def _remove_unfinished(self) -> None:
+        for path in self.directory.iterdir() if self.directory.exists() else ():
+            is_name = _NAME.fullmatch(path.name) and _is_remote(path)
+            if _UNFINISHED.fullmatch(path.name) or (is_name and not _is_committed(path)):
+                self._remove(path)
+        _barrier("ganjax_checkpoint_unfinished")
+
+    def _remove(self, path: epath.Path) -> None:
+        self._records.pop(path.name, None)
+        if jax.process_index() != 0:
+            return
+        try:
+            # First make it no checkpoint, at one stroke: removing many files may be cut short.
+            if _is_remote(path):
+                (path / "commit_success.txt").unlink(missing_ok=True)
+            elif _NAME.fullmatch(path.name):
+                path = path.rename(self.directory / f"{path.name}.removed")
+            path.rmtree()
+        except OSError as error:
+            warnings.warn(f"{path} could not be removed ({_cause(error)})", stacklevel=2)
+
+
+def restore_subtree(
+    directory: str | os.PathLike, like: Any, step: int | None = None
+) -> tuple[Any, dict]:
+    """Read part of a state, such as the generator for sampling, and no optimizer moments.
+
+    As `Checkpointer.restore_subtree`, for a directory that somebody else may be writing to.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> directory = tempfile.mkdtemp()
+    >>> with Checkpointer(directory) as checkpointer:
+    ...     checkpointer.save(1, {"ema": jnp.ones(2), "moments": jnp.ones(2)}, metadata={})
+    >>> restore_subtree(directory, {"ema": jax.ShapeDtypeStruct((2,), "float32")})
+    ({'ema': Array([1., 1.], dtype=float32)}, {})
+    """
+    with Checkpointer(directory) as checkpointer:
+        return checkpointer.restore_subtree(like, step)
+
+
+class _DamagedError(Exception):
+    """What is wrong with a checkpoint, in words that follow a colon."""
+
+
+class _Checkpoint(NamedTuple):
+    path: epath.Path
+    step: int
+    record: dict | None  # None where it cannot be read
+
+
+def _sequence(checkpoint: _Checkpoint, others: list[_Checkpoint]) -> float:
+    """Return the place in the order of writing, also where the record cannot be read."""
+    if checkpoint.record:
+        return checkpoint.record["sequence"]
+    if "." in checkpoint.path.name:
+        return int(checkpoint.path.name.split(".")[1])
+    earlier = (c.record["sequence"] for c in others if c.record and c.step < checkpoint.step)
+    return max(earlier, default=0) + 0.5
+
+
+def _read(checkpoint: _Checkpoint, like: Any, *, whole: bool) -> Any:
+    if checkpoint.record is None:
+        raise _DamagedError("its record is missing or has changed")
+    leaves, treedef = named_leaves(like)
+    stored = checkpoint.record["leaves"]
+    check_leaves(checkpoint.path, stored, leaves, whole=whole)
+    arrays = _read_arrays(checkpoint.path, {path: raw_target(x) for path, x in leaves.items()})
+    if name := first_changed(stored, arrays):
+        raise _DamagedError(f"{name} does not have the bits that were saved")
+    return jax.tree.unflatten(
+        treedef, [with_key_type(arrays[path], leaf) for path, leaf in leaves.items()]
+    )
+
+
+def _read_arrays(
+    where: epath.Path, targets: Mapping[Path, jax.ShapeDtypeStruct]
+) -> dict[Path, jax.Array]:
+    stored = {path: target for path, target in targets.items() if target.size}
+    restored, damage = {}, ""
+    if stored:
+        arguments = {
+            path: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
+            for path, x in stored.items()
+        }
+        what = ocp.args.PyTreeRestore(
+            item=nested(stored), restore_args=nested(arguments), partial_restore=True
+        )
+        with _quiet_leftovers():
+            try:
+                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                    restored, _ = named_leaves(reader.restore(where / "state", what))
+            except (MemoryError, jax.errors.JaxRuntimeError):
+                raise  # says something of this machine, not of the checkpoint
+            except Exception as error:
+                damage = f"its arrays cannot be read ({_cause(error)})"
+            if damage:  # within the quiet
+                time.sleep(0.05)
+                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                    gc.collect()  # coroutines that were never awaited
+        if damage:
+            raise _DamagedError(damage)
+    # Orbax returns the target itself for an array that its own list of names has lost.
+    if not all(isinstance(restored.get(path), jax.Array) for path in stored):
+        raise _DamagedError("arrays are missing")
+    empty = {path: x for path, x in targets.items() if path not in stored}
+    zeros = {p: jax.numpy.zeros(x.shape, x.dtype, device=x.sharding) for p, x in empty.items()}
+    return {path: restored[path] if path in stored else zeros[path] for path in targets}
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+def _is_committed(path: epath.Path) -> bool:
+    if _is_remote(path):  # no renaming there: Orbax marks what is complete
+        return (path / "commit_success.txt").exists()
+    return path.is_dir() and any(path.iterdir())
+
+
+def _cause(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "No space left on device" in text:
+        return "no space left on the disk"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def _quiet_leftovers() -> Iterator[None]:
+    """Keep the reads that Orbax abandons at a first failure from printing theirs later."""
+    hook = sys.unraisablehook
+
+    def is_leftover(unraisable) -> bool:
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        is_orbax = code is not None and "orbax" in code.co_filename
+        return is_orbax or "Event loop is closed" in str(unraisable.exc_value)
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return "exception was never retrieved" not in record.getMessage()
+
+    sys.unraisablehook = lambda unraisable: is_leftover(unraisable) or hook(unraisable)
+    logging.getLogger("asyncio").addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        logging.getLogger("asyncio").removeFilter(is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Drop the tracebacks that Orbax logs of background failures: `wait` raises those again."""
+    text = str(record.msg)
+    failed = text.startswith("[process=%s] Failed to run") or "_SignalingThread" in text
+    return not (failed and "orbax" in record.pathname)

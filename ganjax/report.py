@@ -1,0 +1,201 @@
+"""What a person sees in a terminal: the progress bar, the closing table, the page of facts."""
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ganjax import loop
+from ganjax.build import Experiment, Model, Trained, num_parameters
+from ganjax.evaluation import Figure
+from ganjax.sharding import state_bytes
+from ganjax.train import Result
+
+
+class Console:
+    """A progress bar on a terminal; a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console as RichConsole
+
+        self._console = RichConsole(stderr=True, highlight=False)
+        self._bar = None
+        self._last_line = 0.0
+        self._steps = 0
+
+    def start(self, first_step: int, steps: int) -> None:
+        self._steps = steps
+        if not self._console.is_terminal:
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(
+            "", total=steps, completed=first_step, speed="compiling", losses=""
+        )
+        self._bar.start()
+
+    def progress(self, progress: loop.Progress) -> None:
+        metrics, speed = progress.metrics, progress.images_per_second
+        losses = " ".join(
+            f"{name.removeprefix('loss/')} {value:.3f}"
+            for name, value in sorted(metrics.items())
+            if name.startswith("loss/")
+        )
+        scores = [
+            f"{name.removeprefix('evaluation/').replace('_', ' ')} {value:.4g}"
+            for name, value in metrics.items()
+            if name.startswith("evaluation/")
+        ]
+        if scores:
+            self.note(f"step {progress.step}: {', '.join(scores)}")
+        if not losses:
+            return
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=progress.step,
+                speed=f"{speed:,.0f} images/s" if speed else "compiling",
+                losses=losses,
+            )
+            return
+        import time
+
+        if time.monotonic() - self._last_line >= 10 or progress.step == self._steps:
+            self._last_line = time.monotonic()
+            self._console.print(
+                f"step {progress.step}/{self._steps}  {speed:,.0f} images/s  {losses}",
+                soft_wrap=True,
+            )
+
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def print_result(result: Result, experiment_name: str) -> None:
+    """Print the short table that closes a run."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title=f"{experiment_name}: step {int(result.state.step)}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("speed", f"{result.images_per_second:,.0f} images/s while training")
+    table.add_row("time", f"{result.seconds:.0f} s in all")
+    for figure in result.figures.values():
+        label, value = _split(figure)
+        table.add_row(label, value)
+    shown = result.run.shown
+    table.add_row("samples", f"{shown}/samples/{result.picture.rsplit('/', 1)[-1]}")
+    table.add_row("curves", f"{shown}/curves.png")
+    table.add_row("more samples", f"ganjax sample {shown}")
+    RichConsole(highlight=False, width=None if sys.stdout.isatty() else 100).print(table)
+
+
+def print_figures(figures: Mapping[str, Figure], held_out: Mapping[str, float]) -> None:
+    """Print scores, each with how it was made, and what the model says of held-out data."""
+    for figure in figures.values():
+        print(figure)
+    for name, value in sorted(held_out.items()):
+        print(f"{name.replace('/', ' ', 1)}: {value:.4f}")
+
+
+def _split(figure: Figure) -> tuple[str, str]:
+    label, _, value = str(figure).rpartition(": ")
+    return label, value
+
+
+def step_flops(model: Model, batch_size: int) -> float | None:
+    """Return the floating-point operations of one train step, as the compiler counts them."""
+    algorithm = model.algorithm
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    lead = (batch_size,)
+    if algorithm.batches_per_step > 1:
+        lead = (algorithm.batches_per_step, batch_size)
+    dtype = "uint8" if len(model.shape) == 3 else "float32"
+    batch = {"image": jax.ShapeDtypeStruct((*lead, *model.shape), dtype)}
+    if model.num_classes:
+        batch["label"] = jax.ShapeDtypeStruct(lead, "int32")
+    cost = jax.jit(algorithm.train_step).lower(state, batch).compile().cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    return cost.get("flops") if cost else None
+
+
+def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
+    """Return what there is to say of a model before it is trained: (name, value) pairs."""
+    state = jax.eval_shape(model.algorithm.init, jax.random.key(0))
+    rows = [
+        (f"parameters of the {name}", f"{num_parameters(player.params):,}")
+        for name, player in state.players.items()
+    ]
+    flops = step_flops(model, batch_size)
+    if flops:
+        rows.append(("FLOPs of a step", f"{_with_prefix(flops)} (batch of {batch_size})"))
+    keyless = state.replace(key=jax.eval_shape(jax.random.key_data, state.key))
+    rows.append(("state", f"{_with_prefix(state_bytes(keyless))}B with optimizers and averages"))
+    return rows
+
+
+def print_plan(experiment: Experiment) -> None:
+    """Print a resolved configuration and what it would train, as `--dry-run` does."""
+    import json
+
+    from ganjax import config
+
+    print(json.dumps(config.to_json(experiment.config), indent=2))
+    held_out = experiment.held_out.num_examples if experiment.held_out else 0
+    shape = "x".join(map(str, experiment.model.shape))
+    rows = [
+        ("data", f"{experiment.train.name}, {experiment.train.num_examples:,} of {shape}"),
+        ("held out", f"{held_out:,}"),
+        *facts(experiment.model, experiment.config.train.batch_size),
+    ]
+    _print_rows(rows)
+
+
+def print_info(trained: Trained, record: Mapping[str, Any], evaluations: list) -> None:
+    """Print what a run is: networks, sizes, data, device, and its latest scores."""
+    data, settings = record["data"], trained.config
+    batch_size = settings.train.batch_size * trained.model.algorithm.batches_per_step
+    rows = [
+        ("name", settings.name),
+        ("model", f"{type(settings.model).__name__} of {type(settings.model.network).__name__}"),
+        *facts(trained.model, settings.train.batch_size),
+        ("trained on", f"{data['name']} ({data['split']}), {data['num_examples']:,} examples"),
+        ("device", str(record.get("device", "unknown"))),
+        ("step", f"{trained.step:,} of {settings.train.steps:,}"),
+        ("images seen", f"{trained.step * batch_size:,}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
+    ]
+    if evaluations:
+        latest = evaluations[-1]
+        for figure in latest["figures"].values():
+            label, value = _split(Figure(**figure))
+            rows.append((f"{label} at step {latest['step']}", value))
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def _with_prefix(number: float) -> str:
+    power = min(5, max(0, int(math.log10(max(number, 1)) // 3)))
+    return f"{number / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P'][power]}"

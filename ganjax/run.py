@@ -1,0 +1,211 @@
+"""The run directory: what a training leaves behind, and who may write there.
+
+config.json       the resolved configuration, the data it met, versions
+metrics.jsonl     one line per logged chunk of steps
+events.out.*      the same for TensorBoard
+samples/          pictures on fixed latents, named by step
+checkpoints/      see `ganjax.checkpoint`
+curves.png        metrics over steps
+evaluation.json   every score so far, each with how it was made
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from ganjax.types import InputError
+
+CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+
+
+class RunDirectory:
+    """A directory on a disk, or in a bucket where `etils.epath` has support for it."""
+
+    def __init__(self, path: str | os.PathLike):
+        name = os.fspath(path)
+        self.path = epath.Path(name if "://" in name else os.path.abspath(name))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def shown(self) -> str:
+        """The path as a person would type it here."""
+        if "://" in str(self.path):
+            return str(self.path)
+        relative = os.path.relpath(self.path)
+        return str(self.path) if relative.startswith("..") else relative
+
+    def create(self, record: Mapping[str, Any]) -> None:
+        """Start a run: make the directory and write its configuration.
+
+        Raises:
+          InputError: there is a run already, or something else that a run would mix with.
+        """
+        if (self.path / CONFIG).exists():
+            raise InputError(
+                f"{self.shown} already holds a run; continue it with `ganjax resume {self.shown}` "
+                "or choose another --run-directory"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(
+                f"{self.shown} exists and is no run; choose an empty or a new --run-directory"
+            )
+        with _disk_errors(self.shown):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """Return what `create` wrote."""
+        path = self.path / CONFIG
+        if not path.exists():
+            hint = "" if self.path.exists() else "; there is no such directory"
+            raise InputError(f"{self.shown} holds no run: {CONFIG} is missing{hint}")
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{self.shown}/{CONFIG} is broken: {error}") from error
+        if not isinstance(record, dict) or "config" not in record or "data" not in record:
+            raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there")
+        return record
+
+    def rewrite(self, record: Mapping[str, Any]) -> None:
+        """Replace the configuration at once, as resuming with more steps does."""
+        with _disk_errors(self.shown):
+            temporary = self.path / (CONFIG + ".new")
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+            temporary.replace(self.path / CONFIG)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from writing to the run.
+
+        Raises:
+          InputError: another process is training here.
+        """
+        if "://" in str(self.path) or os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        with contextlib.ExitStack() as stack:
+            with _disk_errors(self.shown):
+                handle = stack.enter_context(open(self.path / "lock", "a+"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                handle.seek(0)
+                raise InputError(
+                    f"{self.shown} is in use by process {handle.read().strip() or 'unknown'}; wait "
+                    "for it, or choose another --run-directory"
+                ) from error
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Return the logged lines; a last line that was cut short is left out."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        lines = []
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
+
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Return each logged quantity as (steps, values)."""
+        curves: dict[str, tuple[list[int], list[float]]] = {}
+        for line in self.read_metrics():
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(line["step"])
+                    values.append(value)
+        return curves
+
+    def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Append the figures of one evaluation, as JSON-able mappings."""
+        path = self.path / EVALUATION
+        entries = json.loads(path.read_text()) if path.exists() else []
+        entries.append({"step": step, "figures": figures})
+        with _disk_errors(self.shown):
+            path.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+class MetricsLog:
+    """Writes metrics as JSON lines and as TensorBoard events.
+
+    What a killed run wrote beyond `first_step` is dropped, so that a resumed run's log has every
+    step once.
+    """
+
+    def __init__(self, run: RunDirectory, first_step: int):
+        from tensorboardX import SummaryWriter
+
+        self._run = run
+        kept = [line for line in run.read_metrics() if line["step"] <= first_step]
+        with _disk_errors(run.shown):
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            (run.path / METRICS).write_text(text)
+            self._lines = (run.path / METRICS).open("a")
+            self._events = SummaryWriter(str(run.path), purge_step=first_step + 1, flush_secs=30)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line; values that are not finite become null in JSON."""
+        finite = {k: v if np.isfinite(v) else None for k, v in values.items()}
+        with _disk_errors(self._run.shown):
+            self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+            self._lines.flush()
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Add an (H, W, C) uint8 picture to the TensorBoard events."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        with _disk_errors(self._run.shown):
+            self._lines.close()
+            self._events.close()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    import importlib.metadata
+    import platform
+
+    packages = ("ganjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def device_name() -> str:
+    """Return what the run computes on, such as `8 x NVIDIA H200` or `cpu`."""
+    devices = jax.devices()
+    return (f"{len(devices)} x " if len(devices) > 1 else "") + devices[0].device_kind
+
+
+@contextlib.contextmanager
+def _disk_errors(where: str) -> Iterator[None]:
+    """Turn what an operating system says of a disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"writing to {where} failed: {reason}") from error
