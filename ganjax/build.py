@@ -105,6 +105,7 @@ def build(settings: Config) -> Experiment:
     model = build_model(settings, train.features["image"][0], num_classes)
     transfer = None
     if settings.train.init_from is not None:
+        RunDirectory(settings.train.init_from).record()  # fails before anything is written
         transfer = functools.partial(_start_from, settings.train.init_from)
     phases = (Phase(model.algorithm, settings.train.steps, transfer),)
     return Experiment(settings, model, phases, train, held_out)
@@ -122,7 +123,12 @@ def build_model(settings: Config, shape: Sequence[int], num_classes: int) -> Mod
     families = {config.GAN: _build_gan, config.VAE: _build_vae}
     if type(settings.model) not in families:
         raise InputError(f"model has to be a GAN or a VAE, got {type(settings.model).__name__}")
-    return families[type(settings.model)](settings, tuple(shape), num_classes)
+    try:
+        return families[type(settings.model)](settings, tuple(shape), num_classes)
+    except InputError:
+        raise
+    except ValueError as error:  # from pieces that know nothing of configurations
+        raise InputError(f"this model cannot be built: {error}") from error
 
 
 def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
@@ -218,7 +224,9 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
     """Return the optimizer of a network that is trained for `steps` steps."""
     transforms = {
         "adam": lambda: optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
-        "rmsprop": lambda: optax.scale_by_rms(settings.beta2, settings.epsilon),
+        "rmsprop": lambda: optax.scale_by_rms(
+            settings.beta2, settings.epsilon, eps_in_sqrt=False
+        ),
         "sgd": lambda: optax.trace(settings.beta1) if settings.beta1 else optax.identity(),
     }
     transform = transforms[settings.name]()

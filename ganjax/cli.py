@@ -440,17 +440,13 @@ class InfoOptions:
 def info(arguments: list[str]) -> int:
     """Say what a run is: networks, FLOPs, data, device, how far it got, scores."""
     run, _ = _read(arguments, InfoOptions, "info", "RUN")
-    import json
-
     from ganjax import build
     from ganjax.report import print_info
-    from ganjax.run import EVALUATION, RunDirectory
+    from ganjax.run import RunDirectory
 
     directory = RunDirectory(run)
     record = directory.record()
-    path = directory.path / EVALUATION
-    evaluations = json.loads(path.read_text()) if path.exists() else []
-    print_info(build.load(run), record, evaluations)
+    print_info(build.load(run), record, directory.evaluations())
     return 0
 
 

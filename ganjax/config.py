@@ -164,6 +164,8 @@ class Train:
     """jit (sharded arrays) or shard_map, over all devices."""
     platform: str | None = None
     """cpu, gpu or tpu; by default the best there is."""
+    wandb_project: str | None = None
+    """Project of Weights & Biases to log to as well; needs the extra `wandb`."""
     init_from: str | None = None
     """A run directory whose networks to start from (fine-tuning)."""
 
@@ -229,8 +231,8 @@ def from_json(value: Any) -> Config:
 def _decode(value: Any, kind: Any, where: str) -> Any:
     """Return `value` as an instance of the annotation `kind`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any and isinstance(value, dict) and value.get("type") in _TAGS:
-        kind = _TAGS[value["type"]]
+    if kind is Any:
+        kind = _tagged(value, MODELS if where == ".model" else NETWORKS, where)
         value = {name: item for name, item in value.items() if name != "type"}
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(value, kind, where)
@@ -250,21 +252,42 @@ def _decode(value: Any, kind: Any, where: str) -> Any:
     # bool is an int in Python, but not in a configuration.
     if isinstance(kind, type) and type(value) is kind:
         return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise InputError(f"{where.strip('.') or 'the configuration'} is {value!r}, expected {wanted}")
+    wanted = "a mapping" if origin is Mapping else getattr(kind, "__name__", str(kind))
+    if origin is tuple:
+        names = ("..." if kind is Ellipsis else kind.__name__ for kind in arguments)
+        wanted = f"({', '.join(names)})"
+    raise InputError(f"{where.strip('.')} is {value!r}, expected {wanted}")
+
+
+def _tagged(value, kinds, where):
+    """Return the class of a model or a network, which its entry `type` names."""
+    where, names = where.strip("."), list(kinds)
+    if not isinstance(value, dict) or "type" not in value:
+        raise InputError(
+            f"{where} is {value!r}, expected a mapping with a type: {', '.join(names)}"
+        )
+    if value["type"] not in names:
+        near = difflib.get_close_matches(str(value["type"]), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        expected = " or ".join(names)
+        raise InputError(f"{where} has the type {value['type']!r}, expected {expected}{hint}")
+    return kinds[value["type"]]
 
 
 def _decode_dataclass(value, kind, where):
     if not isinstance(value, dict):
-        raise InputError(f"{where.strip('.') or 'the configuration'} is {value!r}, not a mapping")
+        name = where.strip(".") or "the configuration"
+        raise InputError(f"{name} is {value!r}, expected a mapping")
     hints = typing.get_type_hints(kind)
+    for field_ in dataclasses.fields(kind):
+        missing = dataclasses.MISSING
+        needed = field_.default is missing and field_.default_factory is missing
+        if needed and field_.name not in value:
+            raise InputError(f"the field {f'{where}.{field_.name}'.strip('.')!r} is missing")
     for name in value:
         if name not in hints:
             raise InputError(unknown_field(f"{where}.{name}".strip("."), _names(hints, where)))
-    try:
-        return kind(**{n: _decode(v, hints[n], f"{where}.{n}") for n, v in value.items()})
-    except TypeError as error:
-        raise InputError(f"{where.strip('.') or 'the configuration'}: {error}") from error
+    return kind(**{n: _decode(v, hints[n], f"{where}.{n}") for n, v in value.items()})
 
 
 def _names(hints, where):
@@ -303,15 +326,16 @@ def unknown_field(name: str, known: list[str]) -> str:
 
 def check(config: Config) -> None:
     """Raise an `InputError` for the first number or choice that cannot be meant."""
-    train, positive = config.train, {}
-    for name in ("steps", "batch_size", "micro_batches", "log_every_steps"):
-        positive[f"train.{name}"] = getattr(train, name)
-    for name in ("sample_every_steps", "checkpoint_every_steps", "keep_last"):
-        positive[f"train.{name}"] = getattr(train, name)
-    positive["evaluation.num_samples"] = config.evaluation.num_samples
-    for name, value in positive.items():
-        if value < 1:
-            raise InputError(f"{name} has to be 1 or more, got {value}")
+    train = config.train
+    least = dict.fromkeys(("steps", "batch_size", "micro_batches", "log_every_steps"), 1)
+    least |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps", "keep_last"), 1)
+    least |= {"seed": 0, "keep_best": 0}
+    values = {f"train.{name}": (getattr(train, name), bound) for name, bound in least.items()}
+    # A spread of one sample is none.
+    values["evaluation.num_samples"] = (config.evaluation.num_samples, 2)
+    for name, (value, bound) in values.items():
+        if value < bound:
+            raise InputError(f"{name} has to be {bound} or more, got {value}")
     if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
     if train.batch_size % train.micro_batches:

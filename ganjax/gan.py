@@ -39,6 +39,7 @@ from ganjax.types import (
 
 AnyOptimizer = Optimizer | optax.GradientTransformation
 Transform = Callable[[Array, Key], Array]
+Judge = Callable[[Array, Array | None, Key], Array]
 
 
 def discriminator_loss(
@@ -117,7 +118,7 @@ def generator_loss(
     key: Key,
     *,
     generator: Network,
-    discriminate: Transform | None,
+    discriminate: Judge | None,
     loss: AdversarialLoss | None,
     real_images: Array | None = None,
     terms: Sequence[Term] = (),
@@ -132,7 +133,7 @@ def generator_loss(
       labels: (B,) or None.
       key: random key.
       generator: its functions.
-      discriminate: `(images, key) -> logits (B,)`.
+      discriminate: `(images, labels, key) -> logits (B,)`.
       loss: the adversarial loss; None leaves the terms alone.
       real_images: (B, ...) in [-1, 1] for a loss that compares with them.
       terms: each `(generate, latents, key) -> (B,)`.
@@ -159,10 +160,10 @@ def generator_loss(
     if loss is None:
         return total, (variables, metrics)
     fake_images, updated = generate(latents)
-    fake_logits = discriminate(fake_images, fake_key)
+    fake_logits = discriminate(fake_images, labels, fake_key)
     real_logits = None
     if loss.generator_needs_real:
-        real_logits = discriminate(real_images, real_key)
+        real_logits = discriminate(real_images, labels, real_key)
     adversarial = jnp.mean(loss.generator(real_logits=real_logits, fake_logits=fake_logits))
     return adversarial + total, (updated, {**metrics, "loss/generator": adversarial})
 
@@ -244,7 +245,7 @@ def discriminator_update(
 def generator_update(
     player: Player,
     batch: Batch,
-    discriminate: Transform,
+    discriminate: Judge,
     key: Key,
     *,
     generator: Network,
@@ -263,7 +264,7 @@ def generator_update(
       player: the generator.
       batch: `"latents"` (B, dimension), `"label"` (B,) where there are classes, and `"image"` for a
         loss that compares with real images.
-      discriminate: `(images, key) -> logits (B,)` of the fixed discriminator.
+      discriminate: `(images, labels, key) -> logits (B,)` of the fixed discriminator.
       key: random key.
       generator: its functions.
       loss: the adversarial loss.
@@ -547,14 +548,14 @@ def gan(
             carry, (last, discriminator_steps - 1)
         )
 
-        def discriminate(images, key):
+        def discriminate(images, labels, key):
             network_key, augment_key = jax.random.split(key)
             if transform is not None:
                 images = transform(images, augment_key)
             output, _ = discriminator.apply(
                 players.all_variables(discriminator_player),
                 images,
-                generator_batch.get("label"),
+                labels,
                 train=True,
                 key=network_key,
             )

@@ -175,8 +175,9 @@ def fit(
                     if saving or signals:
                         save_now()
             if signals and step < steps:
+                log.finish()
                 raise StoppedError(step, signals[0])
-        log.flush()
+        log.finish()
     return state
 
 
@@ -334,7 +335,8 @@ class _Log:
         self._every_steps = every_steps
         self._pending: tuple[int, int, Mapping[str, jax.Array]] | None = None
         self._parts: list[Mapping[str, np.ndarray]] = []
-        self._last_means: dict[str, float] = {}
+        self._step = 0  # the last one whose metrics have come
+        self._last: dict[str, np.ndarray] = {}  # these
 
     def push(self, step: int, chunk: int, metrics: Mapping[str, jax.Array]) -> None:
         self._read()
@@ -342,6 +344,12 @@ class _Log:
 
     def flush(self) -> None:
         self._read()
+
+    def finish(self) -> None:
+        """Report what has come since the last report, which may be less than an interval."""
+        self._read()
+        if self._parts:
+            self._report_means()
 
     def report(self, step: int, metrics: Mapping[str, float] | None) -> None:
         for callback in self._callbacks if metrics else ():
@@ -359,18 +367,20 @@ class _Log:
             if bad:
                 raise DivergedError(self._what_happened(step + index + 1, bad, part, index))
         self._parts.append(part)
-        if (step + chunk) % self._every_steps == 0:
-            names = part.keys()
-            self._last_means = {
-                name: float(np.mean(np.concatenate([p[name] for p in self._parts])))
-                for name in names
-            }
-            self._parts = []
-            self.report(step + chunk, self._last_means)
+        self._step, self._last = step + chunk, {name: values[-1] for name, values in part.items()}
+        if self._step % self._every_steps == 0:
+            self._report_means()
+
+    def _report_means(self) -> None:
+        means = {
+            name: float(np.mean(np.concatenate([part[name] for part in self._parts])))
+            for name in self._parts[0]
+        }
+        self._parts = []
+        self.report(self._step, means)
 
     def _what_happened(self, step, bad, part, index) -> str:
-        before = {name: float(values[index - 1]) for name, values in part.items()} if index else {}
-        before = before or self._last_means
+        before = {name: values[index - 1] for name, values in part.items()} if index else self._last
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(before.items()))
         return (
             f"{' and '.join(sorted(bad))} not finite at step {step}; before it: {shown or 'none'}"

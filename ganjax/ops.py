@@ -153,8 +153,11 @@ def _input_gradient(spec: _Spec, y: Array, kernel: Array) -> Array:
     if spec.groups != 1:
         return default(y, kernel)
     divides = all(k % s == 0 for k, s in zip(spec.kernel, spec.strides, strict=True))
+    # XLA swaps the operands of a convolution whose kernel is larger than its input: 10x slower.
+    swapped = math.prod(spec.kernel) > math.prod(y.shape[1:-1])
     crops = min(low for low, _ in spec.padding) < 0
-    cpu = _overlap_add if max(spec.strides) > 1 and divides and not crops else _flipped_conv
+    overlap = max(spec.strides) > 1 and (divides or swapped) and not crops
+    cpu = _overlap_add if overlap else _flipped_conv
     return lax.platform_dependent(y, kernel, cpu=partial(cpu, spec), default=default)
 
 
@@ -227,7 +230,10 @@ def _overlap_add(spec: _Spec, y: Array, kernel: Array) -> Array:
     """Take the input gradient as one matrix product; the blocks it gives overlap and are summed."""
     rank, batch, outputs = len(spec.size), y.shape[0], y.shape[1:-1]
     channels = kernel.shape[-2]
-    taps = [k // s for k, s in zip(spec.kernel, spec.strides, strict=True)]
+    # To a multiple of the stride; where `_input_gradient` comes here otherwise, the map is tiny.
+    missing = [-k % s for k, s in zip(spec.kernel, spec.strides, strict=True)]
+    kernel = jnp.pad(kernel, [*((0, m) for m in missing), (0, 0), (0, 0)])
+    taps = [k // s for k, s in zip(kernel.shape, spec.strides, strict=False)]
     columns = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
     products = y.reshape(-1, y.shape[-1]) @ columns
     # (B, *outputs, tap, stride, tap, stride, ..., channels): one tap of each dimension at a time is

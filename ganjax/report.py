@@ -95,7 +95,8 @@ def print_result(result: Result, experiment_name: str) -> None:
     table = Table(title=f"{experiment_name}: step {int(result.state.step)}", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("speed", f"{result.images_per_second:,.0f} images/s while training")
+    if result.images_per_second:
+        table.add_row("speed", f"{result.images_per_second:,.0f} images/s while training")
     table.add_row("time", f"{result.seconds:.0f} s in all")
     for figure in result.figures.values():
         label, value = _split(figure)

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from ganjax.loop import Callback, Progress
 from ganjax.types import InputError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
@@ -81,10 +82,14 @@ class RunDirectory:
 
     def rewrite(self, record: Mapping[str, Any]) -> None:
         """Replace the configuration at once, as resuming with more steps does."""
+        self._replace(CONFIG, json.dumps(record, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file at one stroke: a killed process leaves the old one or the new one."""
         with _disk_errors(self.shown):
-            temporary = self.path / (CONFIG + ".new")
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
-            temporary.replace(self.path / CONFIG)
+            temporary = self.path / (name + ".new")
+            temporary.write_text(text)
+            temporary.replace(self.path / name)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -138,11 +143,18 @@ class RunDirectory:
 
     def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Append the figures of one evaluation, as JSON-able mappings."""
+        entries = [*self.evaluations(), {"step": step, "figures": figures}]
+        self._replace(EVALUATION, json.dumps(entries, indent=2) + "\n")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return what `add_evaluation` wrote, in its order."""
         path = self.path / EVALUATION
-        entries = json.loads(path.read_text()) if path.exists() else []
-        entries.append({"step": step, "figures": figures})
-        with _disk_errors(self.shown):
-            path.write_text(json.dumps(entries, indent=2) + "\n")
+        try:
+            return json.loads(path.read_text()) if path.exists() else []
+        except ValueError as error:
+            raise InputError(
+                f"{self.shown}/{EVALUATION} is broken: {error}; move it away"
+            ) from error
 
 
 class MetricsLog:
@@ -158,8 +170,7 @@ class MetricsLog:
         self._run = run
         kept = [line for line in run.read_metrics() if line["step"] <= first_step]
         with _disk_errors(run.shown):
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            (run.path / METRICS).write_text(text)
+            run._replace(METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             self._lines = (run.path / METRICS).open("a")
             self._events = SummaryWriter(str(run.path), purge_step=first_step + 1, flush_secs=30)
 
@@ -180,6 +191,28 @@ class MetricsLog:
         with _disk_errors(self._run.shown):
             self._lines.close()
             self._events.close()
+
+
+def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any]) -> Callback:
+    """Return a callback that logs a run to Weights & Biases as well.
+
+    It is also the pattern for a logger of one's own: a function of `Progress` on metrics.
+
+    Raises:
+      InputError: the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "logging to Weights & Biases needs its package: pip install 'ganjax[wandb]'"
+        ) from error
+    session = wandb.init(project=project, name=run.path.name, config=dict(settings))
+
+    def log(progress: Progress) -> None:
+        session.log(dict(progress.metrics), step=progress.step)
+
+    return Callback(log)
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from ganjax.build import Experiment, build, describe_data, load
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
-from ganjax.run import MetricsLog, RunDirectory, device_name, versions
+from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
 from ganjax.types import InputError, TrainState
 
 # Pictures show the same latents all through a run.
@@ -185,6 +185,9 @@ class _Training:
             best_mode=mode,
         )
         self.judge = Judge(experiment)
+        self.wandb = None
+        if settings.train.wandb_project is not None:
+            self.wandb = wandb_callback(settings.train.wandb_project, run, config.to_json(settings))
         self.latest: dict[str, float] = {}
         self.figures: Mapping[str, evaluation.Figure] = {}
         self.images_per_second = 0.0
@@ -279,6 +282,8 @@ class _Training:
             loop.Callback(log),
             loop.Callback(show, self.settings.train.sample_every_steps),
         ]
+        if self.wandb is not None:
+            callbacks.append(self.wandb)
         if self.settings.evaluation.every_steps:
             callbacks.append(loop.Callback(score, self.settings.evaluation.every_steps))
         return callbacks
@@ -328,7 +333,8 @@ class _Training:
         pictures.save_png(self.run.path / "samples" / f"{step:07d}_reconstructions.png", picture)
 
     def _plot(self):
-        curves = self.run.curves()
+        # A curve has more than one point.
+        curves = {name: curve for name, curve in self.run.curves().items() if len(curve[0]) > 1}
         if curves:
             pictures.plot_curves(self.run.path / "curves.png", curves)
 

@@ -224,9 +224,7 @@ def test_gradients_in_loops_and_branches_and_under_vmap(quick_jit):
         each = lambda x, k: gradients(both, x, k)  # noqa: E731
         ours = {
             "scan": lax.scan(lambda carry, inputs: (carry, each(*inputs)), 0, (xs, kernels))[1],
-            "cond": lax.cond(
-                kernels.sum() < 1e9, each, lambda x, k: (x, k), xs[1], kernels[1]
-            ),
+            "cond": lax.cond(kernels.sum() < 1e9, each, lambda x, k: (x, k), xs[1], kernels[1]),
             "vmap": jax.vmap(each)(xs, kernels),
             "over x": jax.vmap(each, (0, None))(xs, kernels[0]),
             "over kernels": jax.vmap(each, (None, 0))(xs[0], kernels),
@@ -242,6 +240,7 @@ def network_gradient(kernels, x):
     def logits(kernels, x):
         x = jnp.tanh(ops.conv(x, kernels["down"], strides=2))
         x = jnp.tanh(ops.conv(x, kernels["odd"], strides=2))
+        x = jnp.tanh(ops.conv(x, kernels["over map"], strides=2))
         x = jnp.tanh(ops.conv_transpose(x, kernels["up"], strides=2))
         return jnp.sum(ops.conv(x, kernels["flat"]))
 
@@ -253,8 +252,14 @@ def network_gradient(kernels, x):
 
 
 def network_operands():
-    shapes = {"down": (4, 4, 1, 4), "odd": (3, 3, 4, 6), "up": (4, 4, 6, 4), "flat": (3, 3, 4, 1)}
-    return {name: jnp.ones(shape) for name, shape in shapes.items()}, jnp.ones((2, 8, 8, 1))
+    shapes = {
+        "down": (4, 4, 1, 4),
+        "odd": (3, 3, 4, 6),
+        "over map": (5, 5, 6, 5),  # 5x5 taps, a map of 4x4
+        "up": (4, 4, 5, 4),
+        "flat": (3, 3, 4, 1),
+    }
+    return {name: jnp.ones(shape) for name, shape in shapes.items()}, jnp.ones((2, 32, 32, 1))
 
 
 def test_on_a_cpu_every_convolution_of_a_loop_has_the_fast_layout():

@@ -68,8 +68,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, latent_dim) and labels (B,) or None -> (B, H, W, C), float32 and unbounded.
 
-    What the outputs mean is the likelihood's choice: logits for "bernoulli", the mean for
-    "gaussian". Labels are embedded and join the latents.
+    What the outputs mean is the likelihood's choice: for "bernoulli" the logits, for "gaussian" the
+    mean before a tanh. Labels are embedded and join the latents.
     """
 
     image_shape: Sequence[int]

@@ -15,6 +15,11 @@ def built(shape, num_classes=0, dtype=jnp.float32):
     return as_network(pieces["encoder"]), as_network(pieces["decoder"]), pieces["latents"]
 
 
+def shapes_of(shape):
+    """Return the shapes of what `applied` returns, without computing it."""
+    return jax.eval_shape(lambda: applied(shape))
+
+
 def applied(shape, num_classes=0, dtype=jnp.float32, labels=None, batch=3):
     """Return (variables, outputs) of both networks, by name."""
     encoder, decoder, latents = built(shape, num_classes, dtype)
@@ -33,21 +38,22 @@ def applied(shape, num_classes=0, dtype=jnp.float32, labels=None, batch=3):
     "shape", [(28, 28, 1), (12, 20, 3), (9, 15, 2), (5, 6, 1), (32, 8, 4), (1, 1, 1)]
 )
 def test_any_image_shape_goes_in_and_comes_out(shape):
-    results = applied(shape)
+    results = shapes_of(shape)
     mean, log_variance = results["encoder"][1]
     assert mean.shape == log_variance.shape == (3, 6)
     assert results["decoder"][1].shape == (3, *shape)
 
 
 def test_a_large_side_is_halved_until_the_smaller_one_is_at_most_7():
-    params = applied((28, 40, 1))["encoder"][0]["params"]
+    params = shapes_of((28, 40, 1))["encoder"][0]["params"]
     assert sorted(name for name in params if name.startswith("Conv")) == ["Conv_0", "Conv_1"]
     # 28x40 -> 14x20 -> 7x10, with 4 and 8 channels
     assert params["Dense_0"]["kernel"].shape == (7 * 10 * 8, 8)
 
 
-def test_bfloat16_computes_in_it_and_keeps_parameters_and_results_in_float32():
-    full, half = applied((8, 8, 3)), applied((8, 8, 3), dtype=jnp.bfloat16)
+def test_bfloat16_computes_in_it_and_keeps_parameters_and_results_in_float32(quick_jit):
+    full = quick_jit(lambda: applied((8, 8, 3)))()
+    half = quick_jit(lambda: applied((8, 8, 3), dtype=jnp.bfloat16))()
     for name, (variables, outputs) in half.items():
         assert {a.dtype for a in jax.tree.leaves((variables, outputs))} == {jnp.dtype("float32")}
         for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(full[name][1]), strict=True):
@@ -56,9 +62,9 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_and_results_in_float32():
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_labels_change_what_both_networks_return(name):
-    a = applied((8, 8, 1), num_classes=3, labels=jnp.array([0, 1, 2]))[name][1]
-    b = applied((8, 8, 1), num_classes=3, labels=jnp.array([0, 2, 2]))[name][1]
+def test_labels_change_what_both_networks_return(name, quick_jit):
+    results = quick_jit(lambda labels: applied((8, 8, 1), num_classes=3, labels=labels)[name][1])
+    a, b = results(jnp.array([0, 1, 2])), results(jnp.array([0, 2, 2]))
     changed = [
         [bool(jnp.any(x[i] != y[i])) for i in range(3)]
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -67,15 +73,15 @@ def test_labels_change_what_both_networks_return(name):
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_an_image_does_not_depend_on_the_others_of_its_batch(name):
+def test_an_image_does_not_depend_on_the_others_of_its_batch(name, quick_jit):
     encoder, decoder, latents = built((8, 8, 1))
     network = {"encoder": encoder, "decoder": decoder}[name]
     x = latents.sample(jax.random.key(0), 4)
     if name == "encoder":
         x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-    variables = network.init(jax.random.key(1), x, None)
-    together, _ = network.apply(variables, x, None, train=True, key=None)
-    alone, _ = network.apply(variables, x[1:2], None, train=True, key=None)
+    variables = quick_jit(network.init)(jax.random.key(1), x, None)
+    apply = quick_jit(lambda x: network.apply(variables, x, None, train=True, key=None)[0])
+    together, alone = apply(x), apply(x[1:2])
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         assert jnp.allclose(a[1:2], b, atol=1e-6)
 

@@ -1,0 +1,24 @@
+"""Class-conditional DCGAN with a projection discriminator on Fashion-MNIST.
+
+Papers: Mirza and Osindero 2014, arXiv:1411.1784; Miyato and Koyama 2018, arXiv:1802.05637.
+Command: ganjax train conditional_dcgan
+Expected: TIME
+Result: RESULT
+"""
+
+from ganjax.config import GAN, Config, Train
+from ganjax.networks.dcgan import DCGAN
+
+
+def get_config() -> Config:
+    return Config(
+        name="conditional_dcgan",
+        model=GAN(
+            network=DCGAN(latent_dim=64),
+            conditional=True,
+            share_fakes=True,
+            ema_half_life_images=5_000.0,
+            ema_ramp_up=0.05,
+        ),
+        train=Train(steps=2_000, sample_every_steps=500),
+    )

@@ -1,0 +1,26 @@
+"""DCGAN on CIFAR-10 (or any image set) from tensorflow-datasets.
+
+Paper: Radford et al. 2015, arXiv:1511.06434.
+Command: ganjax data prepare cifar10 && ganjax train tfds (another set: --data.source tfds:NAME, and
+  --data.image-size 32 32 where its images differ in size)
+Expected: TIME
+Result: RESULT
+"""
+
+from ganjax.config import GAN, Config, Data, Train
+from ganjax.networks.dcgan import DCGAN
+
+
+def get_config() -> Config:
+    return Config(
+        name="tfds",
+        data=Data(source="tfds:cifar10"),
+        model=GAN(
+            network=DCGAN(latent_dim=128, generator_width=64, discriminator_width=64),
+            share_fakes=True,
+            augment="flip",
+            ema_half_life_images=10_000.0,
+            ema_ramp_up=0.05,
+        ),
+        train=Train(steps=50_000, batch_size=64),
+    )

@@ -1,0 +1,18 @@
+"""A convolutional VAE on Fashion-MNIST: the likelihood model to compare with.
+
+Paper: Kingma and Welling 2013, arXiv:1312.6114 (Bernoulli likelihood).
+Command: ganjax train vae
+Expected: TIME
+Result: RESULT
+"""
+
+from ganjax.config import VAE, Config, Train
+from ganjax.networks.conv_vae import ConvVAE
+
+
+def get_config() -> Config:
+    return Config(
+        name="vae",
+        model=VAE(network=ConvVAE()),
+        train=Train(steps=2_000, batch_size=128, sample_every_steps=500),
+    )

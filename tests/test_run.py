@@ -1,0 +1,148 @@
+"""The run directory: who may write there, and that nothing in it is lost or mixed up."""
+
+import json
+import os
+
+import pytest
+
+from ganjax.run import MetricsLog, RunDirectory, device_name, versions
+from ganjax.types import InputError
+
+RECORD = {"config": {"name": "x"}, "data": {"shape": [2]}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "one")
+    run.create(RECORD)
+    return run
+
+
+def test_create_and_record(run):
+    assert run.record() == RECORD
+    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+
+
+def test_an_empty_directory_will_do(tmp_path):
+    RunDirectory(tmp_path).create(RECORD)
+    assert RunDirectory(str(tmp_path)).record() == RECORD
+
+
+def test_create_overwrites_nothing(run):
+    with pytest.raises(InputError, match=r"already holds a run; continue it with `ganjax resume"):
+        run.create({**RECORD, "config": {}})
+    assert run.record() == RECORD
+
+
+def test_create_mixes_with_nothing(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is no run; choose an empty or a new"):
+        RunDirectory(tmp_path).create(RECORD)
+    with pytest.raises(InputError, match="exists and is no run"):
+        RunDirectory(tmp_path / "thesis.txt").create(RECORD)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_person_would_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunDirectory("runs/a").shown == os.path.join("runs", "a")
+    assert RunDirectory("..").shown == str(tmp_path.parent)
+    assert str(RunDirectory("runs/a")) == str(tmp_path / "runs" / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "config.json is broken: "),
+        ("[]", "config.json is not what a run writes there"),
+        ('{"config": {}}', "config.json is not what a run writes there"),
+    ],
+)
+def test_broken_record(run, text, sentence):
+    (run.path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        run.record()
+
+
+def test_no_record(tmp_path):
+    with pytest.raises(InputError, match=r"holds no run: config.json is missing$"):
+        RunDirectory(tmp_path).record()
+    with pytest.raises(InputError, match=r"missing; there is no such directory$"):
+        RunDirectory(tmp_path / "none").record()
+
+
+def test_rewrite(run):
+    run.rewrite({**RECORD, "more": 1})
+    assert run.record() == {**RECORD, "more": 1}
+    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+
+
+def test_one_process_at_a_time(run):
+    with run.locked():
+        with pytest.raises(InputError, match=f"is in use by process {os.getpid()}; wait for it"):
+            RunDirectory(run.path).locked().__enter__()
+        assert (run.path / "lock").read_text() == str(os.getpid())
+    with run.locked():
+        pass
+
+
+def test_metrics_have_every_step_once(run):
+    log = MetricsLog(run, 0)
+    for step in (10, 20, 30):
+        log.write(step, {"loss": step / 10})
+    log.close()
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # as a killed process leaves it
+    log = MetricsLog(run, 20)
+    log.write(30, {"loss": 3.5})
+    log.close()
+    assert [(line["step"], line["loss"]) for line in run.read_metrics()] == [
+        (10, 1.0),
+        (20, 2.0),
+        (30, 3.5),
+    ]
+
+
+def test_values_that_are_not_finite_are_null(run):
+    log = MetricsLog(run, 0)
+    log.write(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
+    log.close()
+    (line,) = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
+    assert run.curves() == {"c": ([1], [1.0])}
+
+
+def test_curves_of_nothing(run):
+    assert run.read_metrics() == []
+    assert run.curves() == {}
+
+
+def test_evaluations_are_appended(run):
+    run.add_evaluation(1, {"a": {"value": 1.0}})
+    run.add_evaluation(2, {"a": {"value": 2.0}})
+    entries = json.loads((run.path / "evaluation.json").read_text())
+    assert entries == [
+        {"step": 1, "figures": {"a": {"value": 1.0}}},
+        {"step": 2, "figures": {"a": {"value": 2.0}}},
+    ]
+
+
+def test_broken_evaluations(run):
+    (run.path / "evaluation.json").write_text('[{"step"')
+    with pytest.raises(InputError, match=r"evaluation.json is broken"):
+        run.add_evaluation(1, {})
+    assert (run.path / "evaluation.json").read_text() == '[{"step"'
+
+
+def test_what_a_disk_says_is_a_sentence(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(run.path), "write_text", full)
+    with pytest.raises(InputError, match=r"writing to .*one failed: No space left on device$"):
+        run.rewrite(RECORD)
+
+
+def test_versions_and_device():
+    assert {"python", "jax", "flax", "orbax-checkpoint"} <= versions().keys()
+    assert device_name()
