@@ -13,6 +13,6 @@ from ganjax.networks.conv_vae import ConvVAE
 def get_config() -> Config:
     return Config(
         name="vae",
-        model=VAE(network=ConvVAE()),
+        model=VAE(network=ConvVAE(), ema_half_life_images=20_000.0, ema_ramp_up=0.05),
         train=Train(steps=2_000, batch_size=128, sample_every_steps=500),
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ganjax import checkpoint, config, data, penalties, vae
+from ganjax import checkpoint, config, data, penalties
 from ganjax.augment import AUGMENTATIONS
 from ganjax.config import Config, OptimizerSettings
 from ganjax.gan import gan
@@ -22,6 +22,7 @@ from ganjax.networks.layers import require_choice
 from ganjax.penalties import PENALTIES, Term
 from ganjax.run import RunDirectory
 from ganjax.types import Algorithm, Array, InputError, Key, Optimizer, TrainState
+from ganjax.vae import LIKELIHOODS, reconstruct, vae
 
 
 class Model(NamedTuple):
@@ -186,8 +187,8 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
 def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
     model = settings.model
     parts = _parts(model.network, ("encoder", "decoder"), settings, shape, num_classes)
-    require_choice("model.likelihood", model.likelihood, vae.LIKELIHOODS)
-    algorithm = vae.vae(
+    require_choice("model.likelihood", model.likelihood, LIKELIHOODS)
+    algorithm = vae(
         parts["encoder"],
         parts["decoder"],
         latents=parts["latents"],
@@ -197,16 +198,17 @@ def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
         optimizer=make_optimizer(model.optimizer, settings.train.steps),
         num_classes=num_classes,
         ema_half_life_images=model.ema_half_life_images,
+        ema_ramp_up=model.ema_ramp_up,
         micro_batches=settings.train.micro_batches,
     )
 
-    def reconstruct(state, images, labels=None, *, ema=True):
-        return vae.reconstruct(
+    def reconstruct_images(state, images, labels=None, *, ema=True):
+        return reconstruct(
             parts["encoder"], parts["decoder"], model.likelihood, state, images, labels, ema=ema
         )
 
     latents = parts.pop("latents")
-    return Model(algorithm, parts, latents, shape, num_classes, reconstruct)
+    return Model(algorithm, parts, latents, shape, num_classes, reconstruct_images)
 
 
 def _parts(network, names, settings, shape, num_classes):
@@ -224,9 +226,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
     """Return the optimizer of a network that is trained for `steps` steps."""
     transforms = {
         "adam": lambda: optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
-        "rmsprop": lambda: optax.scale_by_rms(
-            settings.beta2, settings.epsilon, eps_in_sqrt=False
-        ),
+        "rmsprop": lambda: optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False),
         "sgd": lambda: optax.trace(settings.beta1) if settings.beta1 else optax.identity(),
     }
     transform = transforms[settings.name]()

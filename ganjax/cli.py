@@ -1,8 +1,10 @@
 """The command line: one function a command, `COMMANDS` names them."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
+import io
 import os
 import signal
 import sys
@@ -152,10 +154,10 @@ def train(arguments: list[str]) -> int:
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     default = Options(**values)
     _check_flags(rest, config.field_names(default))
-    options = tyro.cli(
+    options = _parse(
         Options,
+        rest,
         default=default,
-        args=rest,
         prog=f"{PROGRAM} train {name}",
         description=_describe(settings, name),
         config=(tyro.conf.AvoidSubcommands,),
@@ -289,8 +291,7 @@ def sample(arguments: list[str]) -> int:
     from ganjax import build, pictures, train
 
     kind = _kind_of(options.out, (".png", ".npz", ""))
-    if options.num < 1:
-        raise InputError(f"--num has to be 1 or more, got {options.num}")
+    _check_numbers(options, num=1, columns=1)
     trained = build.load(run, options.step)
     samples = trained.sample(
         jax.random.key(options.seed),
@@ -358,11 +359,7 @@ def interpolate(arguments: list[str]) -> int:
     from ganjax import build, latents, pictures
 
     kind = _kind_of(options.out, (".png", ".gif", ".webp"))
-    for name in ("num_walks", "num_points", "num_steps"):
-        least = 1 if name == "num_walks" else 2
-        if getattr(options, name) < least:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} has to be {least} or more, got {getattr(options, name)}")
+    _check_numbers(options, num_walks=1, num_points=2, num_steps=2, frames_per_second=1)
     trained = build.load(run, options.step)
     if len(trained.model.shape) != 3:
         raise InputError("a walk shows images, but this model makes points in the plane")
@@ -425,6 +422,7 @@ class EvaluateOptions:
 def evaluate(arguments: list[str]) -> int:
     """Score a run against its held-out data."""
     run, options = _read(arguments, EvaluateOptions, "evaluate", "RUN")
+    _check_numbers(options, num_samples=2)
     from ganjax import train as training
     from ganjax.report import print_figures
 
@@ -487,8 +485,6 @@ def data(arguments: list[str]) -> int:
 
 def _read(arguments: list[str], options: type, name: str, positional: str) -> tuple[str, Any]:
     """Return the one positional argument and the options of a command."""
-    import tyro
-
     from ganjax import config
 
     first = next((a for a in arguments[:1] if not a.startswith("-")), None)
@@ -498,7 +494,36 @@ def _read(arguments: list[str], options: type, name: str, positional: str) -> tu
     rest = arguments[1:] if first else arguments
     _check_flags(rest, config.field_names(options()))
     prog = f"{PROGRAM} {name} {first or positional}"
-    return first or "", tyro.cli(options, args=rest, prog=prog)
+    return first or "", _parse(options, rest, prog=prog)
+
+
+def _parse(options: type, arguments: Sequence[str], **settings: Any) -> Any:
+    """Read options with tyro, and make one sentence of the box that it prints of an error."""
+    import tyro
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(options, args=list(arguments), **settings)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        # A title, what is wrong, a line across, and help.
+        lines = [line.strip(" │╭╮╰╯─-+|") for line in printed.getvalue().strip().splitlines()[1:]]
+        lines = lines[1:] if lines and not lines[0] else lines
+        wrong = lines[: lines.index("")] if "" in lines else lines
+        raise InputError(" ".join(wrong)) from end
+
+
+def _check_numbers(options: Any, **least: int) -> None:
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} has to be {bound} or more, got {value}")
+    truncation = getattr(options, "truncation", None)
+    if truncation is not None and not truncation > 0:
+        raise InputError(f"truncation has to be positive, got {truncation}")
 
 
 def _labels(text: str | None) -> list[int] | None:

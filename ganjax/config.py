@@ -134,6 +134,8 @@ class VAE:
     """How both networks are optimised."""
     ema_half_life_images: float | None = None
     """Half-life of the running average in images; None for none."""
+    ema_ramp_up: float | None = None
+    """Bound the half-life by this share of the images seen so far."""
 
 
 @dataclass(frozen=True)

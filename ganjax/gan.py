@@ -26,7 +26,6 @@ from ganjax.types import (
     Algorithm,
     Array,
     Batch,
-    InputError,
     Key,
     Metrics,
     Network,
@@ -37,7 +36,6 @@ from ganjax.types import (
     step_key,
 )
 
-AnyOptimizer = Optimizer | optax.GradientTransformation
 Transform = Callable[[Array, Key], Array]
 Judge = Callable[[Array, Array | None, Key], Array]
 
@@ -176,7 +174,7 @@ def discriminator_update(
     *,
     discriminator: Network,
     loss: AdversarialLoss,
-    optimizer: AnyOptimizer,
+    optimizer: players.AnyOptimizer,
     terms: Sequence[Term] = (),
     weights: Mapping[str, Array] | None = None,
     learning_rate: Array | None = None,
@@ -250,7 +248,7 @@ def generator_update(
     *,
     generator: Network,
     loss: AdversarialLoss,
-    optimizer: AnyOptimizer,
+    optimizer: players.AnyOptimizer,
     terms: Sequence[Term] = (),
     weights: Mapping[str, Array] | None = None,
     learning_rate: Array | None = None,
@@ -360,8 +358,8 @@ def gan(
     *,
     latents: Latents,
     loss: AdversarialLoss = losses.non_saturating,
-    generator_optimizer: AnyOptimizer | None = None,
-    discriminator_optimizer: AnyOptimizer | None = None,
+    generator_optimizer: players.AnyOptimizer | None = None,
+    discriminator_optimizer: players.AnyOptimizer | None = None,
     generator_terms: Sequence[Term] = (),
     discriminator_terms: Sequence[Term] = (),
     discriminator_steps: int = 1,
@@ -427,7 +425,7 @@ def gan(
     terms = {"generator": tuple(generator_terms), "discriminator": tuple(discriminator_terms)}
     all_terms = (*terms["generator"], *terms["discriminator"])
     players.check_terms(all_terms)
-    _check_positive(discriminator_steps=discriminator_steps, micro_batches=micro_batches)
+    players.check_positive(discriminator_steps=discriminator_steps, micro_batches=micro_batches)
     if share_fakes and (loss.generator_needs_real or generator_terms or micro_batches > 1):
         raise ValueError(
             "share_fakes does not go together with a loss that draws real images for the generator,"
@@ -468,7 +466,7 @@ def gan(
         )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batches = _unstack(batch, batches_per_step, num_classes)
+        batches = players.unstack(batch, batches_per_step, num_classes)
         num_images = batches[0]["image"].shape[0] * axes.num_shares()
         generator_player = state.players["generator"]
         transform = None
@@ -602,7 +600,7 @@ def gan(
         latent_key, network_key = jax.random.split(key)
         if latents is None:
             latents = latent_distribution.sample(latent_key, num_samples, truncation)
-        labels = default_labels(labels, num_samples, num_classes)
+        labels = players.default_labels(labels, num_samples, num_classes)
         if ema and "generator" in state.ema:
             variables = state.ema["generator"]
         else:
@@ -632,40 +630,3 @@ def gan(
 
     latent_distribution = latents
     return Algorithm(init, train_step, sample, evaluate, batches_per_step)
-
-
-def default_labels(labels: Array | None, num_samples: int, num_classes: int) -> Array | None:
-    """Return the labels to sample: those given, or every class in turn, or None without classes."""
-    if not num_classes:
-        if labels is not None:
-            raise InputError("labels were given, but this model was trained without classes")
-        return None
-    if labels is None:
-        return jnp.arange(num_samples) % num_classes
-    return jnp.asarray(labels)
-
-
-def _unstack(batch: Batch, batches_per_step: int, num_classes: int) -> list[dict[str, Array]]:
-    """Return the batches of one step, checked and without what the networks do not read."""
-    expected = {"image", "label"} if num_classes else {"image"}
-    if not expected <= set(batch):
-        raise ValueError(
-            f"a batch needs the entries {sorted(expected)}, got {sorted(batch)}"
-            + ("; set num_classes=0 for a model without labels" if num_classes else "")
-        )
-    batch = {name: jnp.asarray(batch[name]) for name in expected}
-    if batches_per_step == 1:
-        return [batch]
-    for name, array in batch.items():
-        if array.shape[0] != batches_per_step:
-            raise ValueError(
-                f"one step consumes {batches_per_step} batches, stacked on a leading axis, but "
-                f"{name!r} has shape {array.shape}"
-            )
-    return [{name: array[i] for name, array in batch.items()} for i in range(batches_per_step)]
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} has to be 1 or more, got {value}")

@@ -10,13 +10,23 @@ import optax
 
 from ganjax import axes
 from ganjax.penalties import Term
-from ganjax.types import Array, Batch, Key, Metrics, Optimizer, Player, Variables
+from ganjax.types import (
+    Array,
+    Batch,
+    InputError,
+    Key,
+    Metrics,
+    Optimizer,
+    Player,
+    Variables,
+)
 
+AnyOptimizer = Optimizer | optax.GradientTransformation
 # (params, variables, batch, key) -> (loss, (variables, metrics)), the loss a mean over the batch.
 Objective = Callable[[Any, Any, Batch, Key], tuple[Array, tuple[Any, Metrics]]]
 
 
-def init_player(variables: Variables, optimizer: Optimizer | optax.GradientTransformation):
+def init_player(variables: Variables, optimizer: AnyOptimizer):
     """Return a player of freshly initialised variables, with arrays of its own."""
     variables = jax.tree.map(jnp.array, dict(variables))  # copies: aliases cannot be donated
     params = variables.pop("params")
@@ -32,7 +42,7 @@ def all_variables(player: Player) -> dict[str, Any]:
 def apply_gradients(
     player: Player,
     gradients: Any,
-    optimizer: Optimizer | optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     *,
     learning_rate: Array | None,
     step: Array,
@@ -215,3 +225,41 @@ def check_terms(terms: Sequence[Term]) -> None:
             raise ValueError(
                 f"the interval of term {term.name!r} has to be 1 or more, got {term.interval}"
             )
+
+
+def default_labels(labels: Array | None, num_samples: int, num_classes: int) -> Array | None:
+    """Return the labels to sample: those given, or every class in turn, or None without classes."""
+    if not num_classes:
+        if labels is not None:
+            raise InputError("labels were given, but this model was trained without classes")
+        return None
+    if labels is None:
+        return jnp.arange(num_samples) % num_classes
+    return jnp.asarray(labels)
+
+
+def unstack(batch: Batch, batches_per_step: int, num_classes: int) -> list[dict[str, Array]]:
+    """Return the batches of one step, checked and without what the networks do not read."""
+    expected = {"image", "label"} if num_classes else {"image"}
+    if not expected <= set(batch):
+        raise ValueError(
+            f"a batch needs the entries {sorted(expected)}, got {sorted(batch)}"
+            + ("; set num_classes=0 for a model without labels" if num_classes else "")
+        )
+    batch = {name: jnp.asarray(batch[name]) for name in expected}
+    if batches_per_step == 1:
+        return [batch]
+    for name, array in batch.items():
+        if array.shape[0] != batches_per_step:
+            raise ValueError(
+                f"one step consumes {batches_per_step} batches, stacked on a leading axis, but "
+                f"{name!r} has shape {array.shape}"
+            )
+    return [{name: array[i] for name, array in batch.items()} for i in range(batches_per_step)]
+
+
+def check_positive(**values: int) -> None:
+    """Raise where a named number is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} has to be 1 or more, got {value}")

@@ -228,7 +228,7 @@ class _Training:
                     )
                 self.checkpoints.wait()
                 if not self.figures:
-                    self._evaluate(state, total)
+                    self.log.write(total, self._evaluate(state, total))
                 picture = self._picture(state, total)
                 self._plot()
             except loop.DivergedError as error:
@@ -305,8 +305,6 @@ class _Training:
         values = {f"evaluation/{name}": figure.value for name, figure in self.figures.items()}
         values |= self.judge.held_out(state)
         self.latest = values
-        if step == self.experiment.config.train.steps:
-            self.log.write(step, values)
         return values
 
     def _picture(self, state, step):
@@ -376,7 +374,7 @@ class Judge:
         about = {"seed": seed, "truncation": self._truncation}
         about["ema"] = self._settings.ema if state.ema else None
         if len(self._model.shape) != 3:
-            return self._point_figures(state, about)
+            return self._point_figures(state, {**about, "num_samples": num_samples})
         held_out = self._experiment.held_out
         if held_out is None or held_out.num_examples < 2:
             return {}

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import optax
 
 from ganjax import axes, ema, players
-from ganjax.gan import AnyOptimizer, _check_positive, _unstack, default_labels
 from ganjax.latents import Latents
 from ganjax.networks.layers import as_network, require_choice
 from ganjax.types import (
@@ -186,7 +185,7 @@ def vae(
     likelihood: str | Likelihood = "bernoulli",
     stddev: float = 0.2,
     beta: float = 1.0,
-    optimizer: AnyOptimizer | None = None,
+    optimizer: players.AnyOptimizer | None = None,
     num_classes: int = 0,
     ema_half_life_images: float | None = None,
     ema_ramp_up: float | None = None,
@@ -243,7 +242,7 @@ def vae(
     networks = {"encoder": as_network(encoder), "decoder": as_network(decoder)}
     likelihood = _as_likelihood(likelihood)
     optimizer = optimizer or optax.adam(1e-3)
-    _check_positive(micro_batches=micro_batches)
+    players.check_positive(micro_batches=micro_batches)
     if beta < 0:
         raise ValueError(f"beta has to be 0 or more, got {beta}")
     if not stddev > 0:
@@ -287,7 +286,7 @@ def vae(
         )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (batch,) = _unstack(batch, 1, num_classes)
+        (batch,) = players.unstack(batch, 1, num_classes)
         num_local = batch["image"].shape[0]
         # Drawn here and not in the objective, so that micro-batches take their share of it.
         noise = axes.draw(prior.sample, step_key(state, "latents"), num_local)
@@ -353,14 +352,14 @@ def vae(
         latent_key, network_key = jax.random.split(key)
         if latents is None:
             latents = prior.sample(latent_key, num_samples, truncation)
-        labels = default_labels(labels, num_samples, num_classes)
+        labels = players.default_labels(labels, num_samples, num_classes)
         outputs, _ = networks["decoder"].apply(
             _variables(state, ema)["decoder"], latents, labels, train=False, key=network_key
         )
         return likelihood.mean(outputs.astype(jnp.float32))
 
     def evaluate(state: TrainState, batch: Batch, key: Key) -> Metrics:
-        (batch,) = _unstack(batch, 1, num_classes)
+        (batch,) = players.unstack(batch, 1, num_classes)
         count = batch["image"].shape[0]
         latent_key, network_key = jax.random.split(key)
         reconstruction, kl, _ = negative_elbo(

@@ -89,7 +89,7 @@ def test_optimizers_are_those_of_optax(settings, optimizer):
 
 
 def test_clipped_weights():
-    params = descend(OptimizerSettings(learning_rate=0.01, clip_weights=0.3))
+    params = descend(OptimizerSettings(learning_rate=0.01, clip_weights=0.3), steps=2)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(params)) == np.float32(0.3)
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_built_has_its_sentence(changes, sentence):
 
 def test_networks_that_do_not_fit_the_data():
     settings = image_config()
-    with pytest.raises(InputError, match="dcgan makes images of shape .H, W, C., but the data"):
+    with pytest.raises(InputError, match=r"dcgan makes images of shape .H, W, C., but the data"):
         build.build_model(settings, (2,), 0)
     with pytest.raises(InputError, match="MLP has the networks generator, discriminator, latents"):
         build.build_model(replace(settings, model=VAE(network=MLP())), (4, 4, 1), 0)
@@ -208,9 +208,7 @@ def test_frozen_layers_keep_their_bits():
     settings = ring_config()
     network = MLP(latent_dim=4, generator_hidden=(8,), discriminator_hidden=(8, 8))
     model = replace(settings.model, network=network, freeze_discriminator_layers=2)
-    before, after = (
-        state.players for state in train_for(replace(settings, model=model))
-    )
+    before, after = (state.players for state in train_for(replace(settings, model=model)))
     for name in ("Dense_0", "Dense_1"):
         assert_same_bits(after["discriminator"].params[name], before["discriminator"].params[name])
     changed = [after["discriminator"].params["Dense_2"], after["generator"].params]
@@ -247,7 +245,9 @@ def test_fine_tuning_has_sentences(ring_run, tmp_path):
     network = MLP(latent_dim=4, generator_hidden=(9,), discriminator_hidden=(8,))
     wider = replace(settings, model=replace(settings.model, network=network))
     (phase,) = build.build(wider).phases
-    with pytest.raises(InputError, match=r"players.*generator.*\(8.*\(9"):
+    with pytest.raises(
+        InputError, match=r"generator/params/Dense_0/bias is float32\[8\] and float32\[9\]"
+    ):
         phase.transfer(phase.algorithm.init(jax.random.key(0)), None)
 
 
@@ -344,7 +344,7 @@ def test_a_run_without_classes(ring_run):
 
 
 def test_loading_what_is_no_run(tmp_path):
-    with pytest.raises(InputError, match="holds no run: config.json is missing$"):
+    with pytest.raises(InputError, match=r"holds no run: config.json is missing$"):
         ganjax.load(tmp_path)
 
 

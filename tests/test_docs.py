@@ -1,7 +1,8 @@
 """Every Python block of the documentation runs, and its assertions hold.
 
-A page is run from top to bottom in a process of its own, and its blocks for eight devices in another.
-HTML comments in front of a block say what is special about it:
+The blocks of a page run from top to bottom in one process, those for eight devices in another. In
+the README they continue each other; elsewhere a block stands on its own after the preludes. An HTML
+comment in front of a block says what is special about it:
 
     <!-- prelude -->               the blocks that follow can use its names
     <!-- prelude: 8 devices -->    the same, for the blocks on eight devices
@@ -15,6 +16,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +56,10 @@ class Block(NamedTuple):
         return 8 if self.mark.endswith("8 devices") else 1
 
     @property
+    def is_prelude(self) -> bool:
+        return self.mark.startswith("prelude") or self.page == "README.md"
+
+    @property
     def name(self) -> str:
         return f"{self.page}:{self.line + 1} {self.title}"
 
@@ -74,7 +80,7 @@ def find_blocks(page: str, text: str) -> list[Block]:
 
 
 def run_blocks(blocks: list[Block], devices: int, directory: Path) -> list[str | None]:
-    """Run blocks in one process on virtual CPU devices and return the traceback of each, or None."""
+    """Run blocks in one process on so many CPU devices; return the traceback of each, or None."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {
         **os.environ,
@@ -88,9 +94,7 @@ def run_blocks(blocks: list[Block], devices: int, directory: Path) -> list[str |
     results = directory / "results.json"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", _WORKER, str(results)],
-        input=json.dumps(
-            [{**block._asdict(), "prelude": block.mark.startswith("prelude")} for block in blocks]
-        ),
+        input=json.dumps([{**block._asdict(), "prelude": block.is_prelude} for block in blocks]),
         cwd=directory,
         env=environment,
         capture_output=True,
@@ -114,25 +118,30 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-    """Return a function of a block to what went wrong in it; a process runs all blocks alike."""
-
-    @functools.cache
-    def run(page, devices):
-        chosen = [
+    """Return what went wrong in each block, or None; pages and numbers of devices run at once."""
+    groups = {}
+    for page, devices in {(block.page, block.devices) for block in BLOCKS}:
+        groups[devices, page] = [
             block
             for block in BLOCKS
             if block.page == page and (block.devices == devices or block.mark == "prelude")
         ]
-        outcomes = run_blocks(chosen, devices, tmp_path_factory.mktemp("docs"))
-        return dict(zip(chosen, outcomes, strict=True))
-
-    return lambda block: run(block.page, block.devices)[block]
+    with ThreadPoolExecutor() as pool:
+        running = {
+            group: pool.submit(run_blocks, blocks, group[0], tmp_path_factory.mktemp("docs"))
+            for group, blocks in groups.items()
+        }
+    return {
+        (block, group[0]): failure
+        for group, blocks in groups.items()
+        for block, failure in zip(blocks, running[group].result(), strict=True)
+    }
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.name for block in BLOCKS])
 def test_example_runs(block, failures):
     assert block.mark in _MARKS, f"{block.name}: unknown comment <!-- {block.mark} -->"
-    failure = failures(block)
+    failure = failures[block, block.devices]
     assert failure is None, f"{block.name}\n{failure}"
 
 
@@ -158,6 +167,8 @@ def test_a_broken_example_fails(tmp_path):
     blocks = find_blocks("page.md", text)
     assert [block.title for block in blocks] == ["Page", "Good", "Wrong", "Warns"]
     prelude, good, wrong, warns = run_blocks(blocks, 1, tmp_path)
-    assert prelude is None and good is None
-    assert 'File "page.md", line 16' in wrong and "AssertionError" in wrong
+    assert prelude is None
+    assert good is None
+    assert 'File "page.md", line 15' in wrong
+    assert "AssertionError" in wrong
     assert "UserWarning: old" in warns

@@ -97,7 +97,9 @@ def batch_of(shape=(2,), seed=0, steps=None, labels=False):
 
 def assert_trees_close(ours, expected, rtol=1e-5, atol=1e-6):
     assert jax.tree.structure(ours) == jax.tree.structure(expected)
-    for (path, a), b in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True
+    ):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         name = jax.tree_util.keystr(path)

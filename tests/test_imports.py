@@ -16,8 +16,8 @@ FLOORS = [
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
     {"players", "gan", "vae", "autoregressive"},
-    {"sharding", "checkpoint", "digest", "data", "evaluation", "interop", "pictures", "run"},
-    {"loop"},
+    {"sharding", "checkpoint", "digest", "data", "evaluation", "interop", "pictures"},
+    {"loop", "run"},
     {"build", "config"},
     {"train"},
     {"report", "cli", "__main__"},
@@ -114,16 +114,18 @@ def test_importing_the_package_loads_what_it_is_made_of_and_nothing_else():
         warnings.simplefilter("error")
         import ganjax
         after = {name.split(".")[0] for name in sys.modules}
-        print(*sorted(after - before - set(sys.stdlib_module_names)))
-        heavy = {"tensorflow", "tensorflow_datasets", "torch", "grain", "tyro", "rich", "PIL",
-                 "matplotlib", "tensorboardX"}
-        print(*sorted(heavy & after))
+        # multiprocessing calls the main module so.
+        print(*sorted(after - before - {"__mp_main__"} - set(sys.stdlib_module_names)))
     """
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT.parent, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout == "ganjax\n\n"
+    assert process.stdout == "ganjax\n"
 
 
 def test_public_names_are_there():

@@ -72,7 +72,12 @@ class _Counted(Algorithm):
 def run(algorithm=None, *, state=None, **settings):
     algorithm = algorithm or recorder()
     state = algorithm.init(jax.random.key(3)) if state is None else state
-    settings = {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": 4, "log_every_steps": 4} | settings
+    settings = {
+        "steps": STEPS,
+        "batch_size": BATCH_SIZE,
+        "seed": 4,
+        "log_every_steps": 4,
+    } | settings
     return fit(algorithm, state, COUNTED, **settings)
 
 
@@ -224,7 +229,9 @@ def test_rollbacks_are_another_order():
 @pytest.mark.parametrize("log_every", [1, 3, 50])
 def test_metrics_that_are_not_finite(log_every):
     saved = []
-    with pytest.raises(DivergedError, match="loss/walker not finite at step 7; before it: ") as info:
+    with pytest.raises(
+        DivergedError, match="loss/walker not finite at step 7; before it: "
+    ) as info:
         run(
             recorder(bad_metric=7),
             log_every_steps=log_every,
@@ -306,7 +313,7 @@ def test_input_errors():
     streamed = dataclasses.replace(COUNTED, arrays=None, read=COUNTED.batch)
     algorithm = recorder()
     state = algorithm.init(jax.random.key(3))
-    with pytest.raises(InputError, match="counted does not fit in memory; set data.memory"):
+    with pytest.raises(InputError, match=r"counted does not fit in memory; set data.memory"):
         fit(algorithm, state, streamed, steps=1, batch_size=BATCH_SIZE, memory="device")
 
 
@@ -372,5 +379,5 @@ def test_batch_has_to_divide_over_devices():
     class Mesh:
         size = 4
 
-    with pytest.raises(InputError, match="a batch of 6 does not divide over 4 devices.*such as 8"):
+    with pytest.raises(InputError, match=r"a batch of 6 does not divide over 4 devices.*such as 8"):
         sharding.check_batch_size(6, Mesh)

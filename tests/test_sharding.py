@@ -36,7 +36,9 @@ class Generator(nn.Module):
             z = jnp.concatenate([z, layers.LabelEmbedding(self.num_classes, 2)(labels)], axis=-1)
         x = nn.Dense(2 * 2 * 4, use_bias=False)(z).reshape(-1, 2, 2, 4)
         x = nn.relu(layers.BatchNorm()(x, train=train))
-        return jnp.tanh(layers.ConvTranspose(1, (4, 4), 2, kernel_init=nn.initializers.normal(0.3))(x))
+        return jnp.tanh(
+            layers.ConvTranspose(1, (4, 4), 2, kernel_init=nn.initializers.normal(0.3))(x)
+        )
 
 
 class Discriminator(nn.Module):
@@ -45,7 +47,9 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images, labels=None, *, train):
-        x = layers.Conv(4, (3, 3), 2, kernel_init=nn.initializers.normal(0.3), use_bias=False)(images)
+        x = layers.Conv(4, (3, 3), 2, kernel_init=nn.initializers.normal(0.3), use_bias=False)(
+            images
+        )
         if self.batch_norm:
             x = layers.BatchNorm()(x, train=train)
         x = nn.leaky_relu(x).reshape(x.shape[0], -1)
@@ -59,8 +63,8 @@ def classes_flip_lazy_r1_shared_fakes():
         Generator(CLASSES),
         Discriminator(CLASSES),
         latents=latents.normal(3),
-        generator_optimizer=optax.sgd(0.05),
-        discriminator_optimizer=optax.sgd(0.05),
+        generator_optimizer=optax.sgd(0.03),
+        discriminator_optimizer=optax.sgd(0.03),
         share_fakes=True,
         discriminator_terms=[Term("r1", penalties.r1, 0.1, 2)],
         augment=augment.horizontal_flip(),
@@ -76,8 +80,8 @@ def critic_with_everything_repeated():
         Discriminator(batch_norm=False),
         latents=latents.uniform(3),
         loss=losses.relativistic,
-        generator_optimizer=Optimizer(optax.identity(), 0.05),
-        discriminator_optimizer=Optimizer(optax.identity(), 0.05),
+        generator_optimizer=Optimizer(optax.identity(), 0.03),
+        discriminator_optimizer=Optimizer(optax.identity(), 0.03),
         discriminator_terms=[Term("gp", penalties.gradient_penalty, 1.0)],
         discriminator_steps=2,
         micro_batches=2,
@@ -138,7 +142,7 @@ def compare_steps(name, mesh):
     before = jax.device_get({n: p.params for n, p in initial.players.items()})
     after = {n: p.params for n, p in reference["players"].items()}
     moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), before, after)
-    result = {"moved": min(jax.tree.leaves(moved))}
+    result = {"moved": min(max(jax.tree.leaves(player)) for player in moved.values())}
     for layout in LAYOUTS:
         ours = run(
             compile_step(algorithm, mesh, layout),
@@ -226,8 +230,10 @@ def main():
 
 @pytest.fixture(scope="module")
 def measured():
+    checkout = os.path.dirname(os.path.dirname(os.path.abspath(ganjax.__file__)))
     environment = {
         **os.environ,
+        "PYTHONPATH": checkout,
         "NPROC": "64",
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
@@ -238,7 +244,6 @@ def measured():
         capture_output=True,
         text=True,
         timeout=500,
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(ganjax.__file__))),
     )
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1])
@@ -248,7 +253,7 @@ def measured():
 @pytest.mark.parametrize("case", CASES)
 def test_layouts_train_like_one_device(case, layout, measured):
     result = measured[case]
-    assert result["moved"] > 1e-3
+    assert result["moved"] > 1e-2
     assert set(result[layout]) >= {"players", "metrics"}
     for part, error in result[layout].items():
         assert error < 1e-5, (part, error)

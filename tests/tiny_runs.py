@@ -1,7 +1,7 @@
 """What the tests of whole runs share: configurations that train in a moment, and their runs.
 
-A test file that needs it names it as a plugin: `pytest_plugins = ["tiny_runs"]`, and imports from it
-before that counts (hence PYTEST_DONT_REWRITE).
+A test file that needs it names it as a plugin: `pytest_plugins = ["tiny_runs"]`. It is
+imported before that is read, hence PYTEST_DONT_REWRITE.
 """
 
 import contextlib
@@ -62,9 +62,7 @@ def image_config(source: str = "fashion_mnist", **settings) -> Config:
     network = DCGAN(latent_dim=6, generator_width=2, discriminator_width=2)
     return Config(
         name="tiny",
-        model=GAN(
-            network=network, conditional=True, share_fakes=True, ema_half_life_images=50.0
-        ),
+        model=GAN(network=network, conditional=True, share_fakes=True, ema_half_life_images=50.0),
         data=Data(source=source, image_size=(12, 12), held_out=32),
         train=Train(**settings),
         evaluation=Evaluation(num_samples=50),

@@ -1,0 +1,309 @@
+"""Whole runs: every shipped configuration, several phases, divergence, going on, scores."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import assert_same_bits, contents, image_config, ring_config
+
+from ganjax import build, config, loop, pictures, train
+from ganjax.config import VAE, OptimizerSettings
+from ganjax.data.sources import DATASETS
+from ganjax.networks.conv_vae import ConvVAE
+from ganjax.run import RunDirectory
+from ganjax.types import InputError
+
+pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+replace = dataclasses.replace
+SHIPPED = sorted(config.shipped())
+# What makes a network small, whichever it is.
+SMALL = {
+    "latent_dim": 4,
+    "width": 2,
+    "hidden": 4,
+    "generator_width": 2,
+    "discriminator_width": 2,
+    "generator_hidden": (4,),
+    "discriminator_hidden": (4,),
+}
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """Colour images of two classes and several sizes."""
+    folder = tmp_path_factory.mktemp("colour")
+    noise = np.random.default_rng(0)
+    for index in range(24):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = noise.integers(0, 256, (32 + index % 3, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+def small(settings, folder, image_size=None):
+    """Return a shipped configuration for two steps of a narrow network on few examples."""
+    network = settings.model.network
+    sizes = {f.name for f in dataclasses.fields(network)} & SMALL.keys()
+    network = replace(network, **{name: SMALL[name] for name in sizes})
+    data = replace(settings.data, held_out=8)
+    if settings.data.source not in DATASETS:
+        size = settings.data.image_size or (32, 32)
+        data = replace(data, source=str(folder), image_size=size)
+    if image_size and data.source not in ("ring", "grid"):
+        data = replace(data, image_size=image_size)
+    return replace(
+        settings,
+        model=replace(settings.model, network=network),
+        data=data,
+        train=replace(settings.train, steps=2, batch_size=8, log_every_steps=2),
+        evaluation=replace(settings.evaluation, num_samples=8),
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_step(name, colour_folder):
+    settings = small(config.load_file(name), colour_folder, image_size=(8, 8))
+    experiment = build.build(settings)
+    algorithm = experiment.model.algorithm
+    logged = []
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    before = jax.device_get(state.players)
+    state = loop.fit(
+        algorithm,
+        state,
+        experiment.train,
+        steps=2,
+        batch_size=8,
+        log_every_steps=2,
+        callbacks=[loop.Callback(logged.append)],
+    )
+    assert int(state.step) == 2
+    assert all(np.isfinite(value) for value in logged[-1].metrics.values())
+    for name, player in state.players.items():
+        pairs = zip(
+            jax.tree.leaves(player.params), jax.tree.leaves(before[name].params), strict=True
+        )
+        assert any(not np.array_equal(new, old) for new, old in pairs), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_run(name, colour_folder, tmp_path):
+    result = train.train(small(config.load_file(name), colour_folder), str(tmp_path / "run"))
+    assert int(result.state.step) == 2
+    assert result.figures
+    assert all(np.isfinite(figure.value) for figure in result.figures.values())
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+# What a run leaves behind.
+
+
+def steps_of(run, name):
+    return [line["step"] for line in run.read_metrics() if name in line]
+
+
+def test_what_a_run_leaves_behind(image_run):
+    run = image_run.run
+    files = contents(run.path)
+    tops = {name.split("/")[0] for name in files}
+    events = {name for name in tops if name.startswith("events.out")}
+    assert len(events) == 1
+    assert tops - events == {
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "evaluation.json",
+        "lock",
+        "metrics.jsonl",
+        "samples",
+    }
+    assert {path.name for path in (run.path / "checkpoints").iterdir()} == {"2", "4"}
+    assert steps_of(run, "loss/generator") == [2, 4]
+    assert steps_of(run, "evaluation/frechet_distance") == [4]
+    assert config.from_json(run.record()["config"]) == image_config()
+    (entry,) = run.evaluations()
+    assert entry["step"] == 4
+    assert entry["figures"]["frechet_distance"]["num_samples"] == 50
+    assert image_run.picture.endswith("samples/0000004.png")
+    # Ten classes, a column each; 12x12 pixels five times as large, with gaps.
+    with Image.open(image_run.picture) as picture:
+        assert picture.width > 10 * 5 * 12
+        assert picture.height > 8 * 5 * 12
+    assert image_run.images_per_second > 0
+    assert image_run.seconds > 0
+
+
+def test_points_are_judged_by_modes(ring_run):
+    assert set(ring_run.figures) >= {"modes_covered", "good_share"}
+    assert ring_run.figures["modes_covered"].num_samples == 50
+
+
+def test_a_vae_shows_reconstructions(tmp_path):
+    adam = OptimizerSettings(learning_rate=1e-3)
+    model = VAE(network=ConvVAE(latent_dim=4, width=2, hidden=4), optimizer=adam)
+    settings = replace(image_config(steps=2), model=model)
+    result = train.train(settings, str(tmp_path / "vae"))
+    names = {path.name for path in (result.run.path / "samples").iterdir()}
+    assert names == {"0000002.png", "0000002_reconstructions.png"}
+    assert "held_out/elbo" in result.run.curves()
+
+
+def test_pictures_and_scores_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "plot_curves", lambda *_: None)
+    settings = ring_config(steps=6, sample_every_steps=4, checkpoint_every_steps=3, keep_last=1)
+    settings = replace(settings, evaluation=replace(settings.evaluation, every_steps=2))
+    notes = []
+
+    class Report(train.Silent):
+        def start(self, first_step, steps):
+            notes.append((first_step, steps))
+
+        def progress(self, progress):
+            notes.append(progress.step)
+
+        def stop(self):
+            notes.append("stop")
+
+    result = train.train(settings, str(tmp_path / "run"), Report())
+    assert {path.name for path in (result.run.path / "samples").iterdir()} == {
+        "0000004.png",
+        "0000006.png",
+    }
+    assert [entry["step"] for entry in result.run.evaluations()] == [2, 4, 6]
+    assert steps_of(result.run, "evaluation/good_share") == [2, 4, 6]
+    assert notes == [(0, 6), 2, 2, 4, 4, 6, 6, "stop"]
+
+
+def test_divergence_names_the_last_good_checkpoint(tmp_path):
+    settings = ring_config(steps=60, log_every_steps=2, checkpoint_every_steps=2)
+    # With steps that are far too large, unbounded losses overflow soon.
+    wild = OptimizerSettings(name="sgd", learning_rate=1e3, beta1=0.0)
+    model = replace(settings.model, loss="least_squares", discriminator=wild, generator=wild)
+    with pytest.raises(loop.DivergedError, match=r"^training diverged: .*at step \d+; ") as info:
+        train.train(replace(settings, model=model), str(tmp_path / "run"))
+    text = str(info.value)
+    run = RunDirectory(tmp_path / "run")
+    steps = (
+        sorted(int(path.name) for path in run.checkpoints.iterdir())
+        if (run.checkpoints.exists())
+        else []
+    )
+    if steps:
+        assert text.endswith(f"; the last good checkpoint is step {steps[-1]}")
+        good = build.load(str(run))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(good.state.players))
+    else:
+        assert text.endswith("; nothing was saved")
+
+
+# Several phases.
+
+
+def two_phases(settings, first_steps):
+    """A phase with another loss, then the configured one from its networks."""
+    experiment = build.build(settings)
+    first = build.build_model(
+        replace(settings, model=replace(settings.model, loss="least_squares")), (2,), 0
+    )
+
+    def transfer(fresh, previous):
+        players = {
+            name: player.replace(params=previous.players[name].params)
+            for name, player in fresh.players.items()
+        }
+        return fresh.replace(players=players)
+
+    phases = (
+        build.Phase(first.algorithm, first_steps),
+        build.Phase(experiment.model.algorithm, settings.train.steps - first_steps, transfer),
+    )
+    return experiment._replace(phases=phases)
+
+
+def go(experiment, directory, metadata=None):
+    run = RunDirectory(directory)
+    if metadata is None:
+        run.create(train._record(experiment))
+    training = train._Training(experiment, run, train.Silent(), 0.0)
+    if metadata == "latest":
+        metadata = training.checkpoints.metadata()
+    return training.go(metadata)
+
+
+@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 6])
+def test_two_phases_go_on_where_they_were(stop, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(pictures, "scatter", lambda *_: None)
+    settings = ring_config(steps=9, checkpoint_every_steps=3, log_every_steps=1)
+    whole = go(two_phases(settings, 4), tmp_path / "whole")
+    assert int(whole.state.step) == 5
+    assert steps_of(whole.run, "loss/generator") == list(range(1, 10))
+
+    class StopError(Exception):
+        pass
+
+    def stop_after(self, step, state):
+        original(self, step, state)
+        if step == stop:
+            self.checkpoints.wait()
+            raise StopError
+
+    original = train._Training._save
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Training, "_save", stop_after)
+        with pytest.raises(StopError):
+            go(two_phases(settings, 4), tmp_path / "parts")
+    resumed = go(two_phases(settings, 4), tmp_path / "parts", "latest")
+    assert_same_bits(resumed.state, whole.state)
+    assert steps_of(resumed.run, "loss/generator") == list(range(1, 10))
+
+
+# Going on, and scores of what is finished.
+
+
+@pytest.fixture
+def short_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(pictures, "scatter", lambda *_: None)
+    return train.train(ring_config(steps=4), str(tmp_path / "short"))
+
+
+def test_resume_with_more_steps(short_run, ring_run):
+    result = train.resume(str(short_run.run), 6)
+    assert_same_bits(result.state, ring_run.state)
+    assert short_run.run.record()["config"]["train"]["steps"] == 6
+    assert steps_of(result.run, "loss/generator") == [2, 4, 6]
+
+
+def test_resume_of_a_finished_run_changes_no_weights(short_run):
+    result = train.resume(str(short_run.run))
+    assert_same_bits(result.state, short_run.state)
+
+
+def test_resume_has_sentences(short_run, tmp_path):
+    run = str(short_run.run)
+    with pytest.raises(InputError, match="is at step 4 already, beyond 3"):
+        train.resume(run, 3)
+    record = short_run.run.record()
+    short_run.run.rewrite({**record, "data": {**record["data"], "fingerprint": "0"}})
+    with pytest.raises(InputError, match=r"the data of .* has changed: ring"):
+        train.resume(run)
+    with pytest.raises(InputError, match="there is no such directory"):
+        train.resume(str(tmp_path / "none"))
+
+
+def test_evaluate_keeps_its_scores(short_run):
+    figures, held_out = train.evaluate(str(short_run.run), seed=3, truncation=0.5)
+    assert figures["good_share"].seed == 3
+    assert figures["good_share"].truncation == 0.5
+    assert "held_out/logits/real" in held_out
+    entries = json.loads((short_run.run.path / "evaluation.json").read_text())
+    assert [entry["step"] for entry in entries] == [4, 4]
+    assert entries[1]["figures"]["good_share"]["truncation"] == 0.5
