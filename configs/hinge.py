@@ -7,20 +7,23 @@ Expected: TIME
 Result: RESULT
 """
 
-from ganjax.config import GAN, Config, Penalty, Train
+from ganjax.config import GAN, Config, OptimizerSettings, Penalty, Train
 from ganjax.networks.dcgan import DCGAN
 
 
 def get_config() -> Config:
+    adam = OptimizerSettings(learning_rate=5e-4)
     return Config(
         name="hinge",
         model=GAN(
             network=DCGAN(latent_dim=64, discriminator_batch_norm=False),
+            generator=adam,
+            discriminator=adam,
             loss="hinge",
             penalties={"r1": Penalty(weight=0.1, interval=16)},
             share_fakes=True,
             ema_half_life_images=5_000.0,
             ema_ramp_up=0.05,
         ),
-        train=Train(steps=2_000, sample_every_steps=500),
+        train=Train(steps=2_600, batch_size=32, sample_every_steps=500),
     )

@@ -6,19 +6,22 @@ Expected: TIME
 Result: RESULT
 """
 
-from ganjax.config import GAN, Config, Train
+from ganjax.config import GAN, Config, OptimizerSettings, Train
 from ganjax.networks.dcgan import DCGAN
 
 
 def get_config() -> Config:
+    adam = OptimizerSettings(learning_rate=5e-4)
     return Config(
         name="lsgan",
         model=GAN(
             network=DCGAN(latent_dim=64),
+            generator=adam,
+            discriminator=adam,
             loss="least_squares",
             share_fakes=True,
             ema_half_life_images=5_000.0,
             ema_ramp_up=0.05,
         ),
-        train=Train(steps=2_000, sample_every_steps=500),
+        train=Train(steps=2_600, batch_size=32, sample_every_steps=500),
     )

@@ -12,7 +12,7 @@ from ganjax.networks.dcgan import DCGAN
 
 
 def get_config() -> Config:
-    adam = OptimizerSettings(learning_rate=2e-4, beta1=0.0, beta2=0.99)
+    adam = OptimizerSettings(learning_rate=5e-4, beta1=0.0, beta2=0.99)
     return Config(
         name="relativistic",
         model=GAN(
@@ -24,5 +24,5 @@ def get_config() -> Config:
             ema_half_life_images=5_000.0,
             ema_ramp_up=0.05,
         ),
-        train=Train(steps=2_000, sample_every_steps=500),
+        train=Train(steps=2_600, batch_size=32, sample_every_steps=500),
     )

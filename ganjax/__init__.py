@@ -17,15 +17,11 @@
 
 from ganjax import augment, axes, ema, latents, losses, networks, ops, penalties, sharding
 from ganjax.build import load
-from ganjax.gan import (
-    discriminator_loss,
-    discriminator_update,
-    gan,
-    generator_loss,
-    generator_update,
-)
+from ganjax.gan import gan
 from ganjax.loop import fit
+from ganjax.networks.layers import as_network
 from ganjax.penalties import Term
+from ganjax.players import adam, all_variables, init_player
 from ganjax.types import (
     Algorithm,
     DiscriminatorOutput,
@@ -34,6 +30,14 @@ from ganjax.types import (
     Optimizer,
     Player,
     TrainState,
+    step_key,
+)
+from ganjax.updates import (
+    discriminator_loss,
+    discriminator_update,
+    generator_loss,
+    generator_update,
+    judge,
 )
 from ganjax.vae import vae
 
@@ -46,6 +50,9 @@ __all__ = [
     "Player",
     "Term",
     "TrainState",
+    "adam",
+    "all_variables",
+    "as_network",
     "augment",
     "axes",
     "discriminator_loss",
@@ -55,6 +62,8 @@ __all__ = [
     "gan",
     "generator_loss",
     "generator_update",
+    "init_player",
+    "judge",
     "latents",
     "load",
     "losses",
@@ -62,5 +71,6 @@ __all__ = [
     "ops",
     "penalties",
     "sharding",
+    "step_key",
     "vae",
 ]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ganjax import checkpoint, config, data, penalties
+from ganjax import checkpoint, config, data, penalties, players
 from ganjax.augment import AUGMENTATIONS
 from ganjax.config import Config, OptimizerSettings
 from ganjax.gan import gan
@@ -251,22 +251,15 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
 
 
 def lazy_correction(settings: OptimizerSettings, interval: int) -> OptimizerSettings:
-    """Return optimizer settings that make up for one more update in every `interval` steps.
-
-    The learning rate is multiplied by k / (k + 1) and the betas raised to that power, so that as
-    much happens in k steps as without the lazy update (Karras et al. 2020, arXiv:1912.04958,
-    appendix B).
+    """Return optimizer settings for lazy terms of this interval, see `ganjax.adam`.
 
     >>> round(lazy_correction(OptimizerSettings(learning_rate=0.0025), 16).learning_rate, 6)
     0.002353
     """
-    ratio = interval / (interval + 1)
-    return dataclasses.replace(
-        settings,
-        learning_rate=settings.learning_rate * ratio,
-        beta1=settings.beta1**ratio,
-        beta2=settings.beta2**ratio,
+    rate, beta1, beta2 = players.lazy_correction(
+        settings.learning_rate, settings.beta1, settings.beta2, interval
     )
+    return dataclasses.replace(settings, learning_rate=rate, beta1=beta1, beta2=beta2)
 
 
 def _freeze(optimizer: Optimizer, names: Sequence[str]) -> Optimizer:

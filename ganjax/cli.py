@@ -1,10 +1,8 @@
 """The command line: one function a command, `COMMANDS` names them."""
 
-import contextlib
 import dataclasses
 import difflib
 import inspect
-import io
 import os
 import signal
 import sys
@@ -12,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, read
+from ganjax.samples import interpolate, sample
 from ganjax.types import InputError
-
-PROGRAM = "ganjax"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,20 +108,6 @@ def _use_platform(name: str | None) -> None:
         ) from error
 
 
-def _check_flags(arguments: list[str], known: Sequence[str]) -> None:
-    """Answer a mistyped flag with one sentence and the nearest right one."""
-    from ganjax import config
-
-    spelled = {name.replace("_", "-"): name for name in known}
-    for argument in arguments:
-        if not argument.startswith("--") or argument == "--help":
-            continue
-        name = argument[2:].split("=", 1)[0].replace("_", "-")
-        bare = ".".join(part.removeprefix("no-") for part in name.split("."))
-        if name not in spelled and bare not in spelled:
-            raise InputError(config.unknown_field(name, list(spelled)))
-
-
 def train(arguments: list[str]) -> int:
     """Train a configuration: a file with get_config(), or the name of a shipped one.
 
@@ -153,8 +137,8 @@ def train(arguments: list[str]) -> int:
 
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     default = Options(**values)
-    _check_flags(rest, config.field_names(default))
-    options = _parse(
+    check_flags(rest, config.field_names(default))
+    options = parse(
         Options,
         rest,
         default=default,
@@ -244,7 +228,7 @@ class ResumeTrain:
 
 def resume(arguments: list[str]) -> int:
     """Go on with a run from its latest checkpoint, exactly where it was."""
-    run, options = _read(arguments, ResumeOptions, "resume", "RUN")
+    run, options = read(arguments, ResumeOptions, "resume", "RUN")
     from ganjax import config
     from ganjax import train as training
     from ganjax.run import RunDirectory
@@ -252,151 +236,6 @@ def resume(arguments: list[str]) -> int:
     settings = config.from_json(RunDirectory(run).record()["config"])
     _use_platform(settings.train.platform)
     return _go(run, lambda report: training.resume(run, options.train.steps, report), settings.name)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleOptions:
-    """Generate samples from a run.
-
-    The ending of --out decides what is written: .png a grid, .npz an array `samples` (N, H, W, C)
-    float32 in [-1, 1], and a name without ending a folder of single PNGs.
-
-    `ganjax sample runs/quickstart --num 64 --seed 3 --truncation 0.8 --out grid.png`
-    """
-
-    num: int = 64
-    """How many samples."""
-    seed: int = 0
-    """Of the latents."""
-    truncation: float | None = None
-    """Draw latents beyond this again: less variety, more typical samples."""
-    labels: str | None = None
-    """Classes by number, such as 0,1,2, taken in turn; by default all in turn."""
-    out: str = "samples.png"
-    """What to write: a .png, a .npz, or a folder."""
-    columns: int | None = None
-    """Columns of the grid."""
-    ema: bool = True
-    """Sample the running average of the generator where there is one."""
-    step: int | None = None
-    """Of the checkpoint; by default the latest sound one."""
-
-
-def sample(arguments: list[str]) -> int:
-    """Generate samples from a run, as a grid, single pictures or an array."""
-    run, options = _read(arguments, SampleOptions, "sample", "RUN")
-    import jax
-    import numpy as np
-
-    from ganjax import build, pictures, train
-
-    kind = _kind_of(options.out, (".png", ".npz", ""))
-    _check_numbers(options, num=1, columns=1)
-    trained = build.load(run, options.step)
-    samples = trained.sample(
-        jax.random.key(options.seed),
-        options.num,
-        _labels(options.labels),
-        truncation=options.truncation,
-        ema=options.ema,
-    )
-    is_points = samples.ndim != 4
-    if kind == ".npz":
-        _write(options.out, lambda path: np.savez(path, samples=samples))
-    elif is_points:
-        _write(options.out, lambda path: train.draw(samples, 0, path))
-    elif kind == "":
-        _write(options.out, lambda path: pictures.save_images(path, samples))
-    else:
-        columns = options.columns
-        classes = trained.model.num_classes
-        if columns is None and options.labels is None and 1 < classes <= 20:
-            columns = classes
-        picture = pictures.grid(samples, columns=columns, upscale=max(1, 64 // samples.shape[1]))
-        _write(options.out, lambda path: pictures.save_png(path, picture))
-    print(f"wrote {options.out}: {options.num} samples of {run} at step {trained.step}")
-    return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class InterpolateOptions:
-    """Walk through the latent space of a run.
-
-    The ending of --out decides what is written: .png a grid with one walk a row, .gif or .webp an
-    animation in which all walks move at once and come back to where they began.
-
-    `ganjax interpolate runs/quickstart --out walk.gif`
-    """
-
-    out: str = "walk.png"
-    """What to write: a .png, a .gif or a .webp."""
-    num_walks: int = 8
-    """Walks side by side."""
-    num_points: int = 4
-    """Random latents that an animated walk passes; a row of a grid goes from one to another."""
-    num_steps: int = 12
-    """Pictures from one latent to the next, both included."""
-    frames_per_second: int = 20
-    """Of an animation."""
-    seed: int = 0
-    """Of the latents."""
-    truncation: float | None = None
-    """Draw latents beyond this again."""
-    labels: str | None = None
-    """Classes by number, one a walk, such as 0,1,2; by default all in turn."""
-    ema: bool = True
-    """Sample the running average of the generator where there is one."""
-    step: int | None = None
-    """Of the checkpoint; by default the latest sound one."""
-
-
-def interpolate(arguments: list[str]) -> int:
-    """Walk through the latent space of a run, as a grid or an animation."""
-    run, options = _read(arguments, InterpolateOptions, "interpolate", "RUN")
-    import jax
-    import numpy as np
-
-    from ganjax import build, latents, pictures
-
-    kind = _kind_of(options.out, (".png", ".gif", ".webp"))
-    _check_numbers(options, num_walks=1, num_points=2, num_steps=2, frames_per_second=1)
-    trained = build.load(run, options.step)
-    if len(trained.model.shape) != 3:
-        raise InputError("a walk shows images, but this model makes points in the plane")
-    key = jax.random.key(options.seed)
-    moving = kind != ".png"
-    stops = options.num_points if moving else 2
-    walks = options.num_walks
-    points = trained.model.latents.sample(key, stops * walks, options.truncation)
-    points = points.reshape(stops, walks, -1)
-    ends = [*range(1, stops), 0] if moving else [1]
-    paths = [
-        latents.interpolate(
-            points[start], points[end], options.num_steps, spherical=trained.model.latents.spherical
-        )
-        for start, end in zip(range(stops), ends, strict=False)
-    ]
-    # The last point of a leg is the first of the next one.
-    path = np.concatenate([np.asarray(leg)[: -1 if moving else None] for leg in paths])
-    labels = trained.check_labels(_labels(options.labels), walks)
-    frames = trained.sample(
-        key,
-        len(path) * walks,
-        None if labels is None else np.tile(labels, len(path)),
-        latents=path.reshape(len(path) * walks, -1),
-        ema=options.ema,
-    ).reshape(len(path), walks, *trained.model.shape)
-    upscale = max(1, 64 // frames.shape[2])
-    if moving:
-        grids = [pictures.grid(frame, upscale=upscale) for frame in frames]
-        rate = options.frames_per_second
-        _write(options.out, lambda p: pictures.save_animation(p, grids, frames_per_second=rate))
-    else:
-        rows = frames.swapaxes(0, 1).reshape(-1, *trained.model.shape)
-        picture = pictures.grid(rows, columns=len(path), upscale=upscale)
-        _write(options.out, lambda p: pictures.save_png(p, picture))
-    print(f"wrote {options.out}: {walks} walks of {len(path)} steps")
-    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,8 +260,8 @@ class EvaluateOptions:
 
 def evaluate(arguments: list[str]) -> int:
     """Score a run against its held-out data."""
-    run, options = _read(arguments, EvaluateOptions, "evaluate", "RUN")
-    _check_numbers(options, num_samples=2)
+    run, options = read(arguments, EvaluateOptions, "evaluate", "RUN")
+    check_numbers(options, num_samples=2)
     from ganjax import train as training
     from ganjax.report import print_figures
 
@@ -437,7 +276,7 @@ class InfoOptions:
 
 def info(arguments: list[str]) -> int:
     """Say what a run is: networks, FLOPs, data, device, how far it got, scores."""
-    run, _ = _read(arguments, InfoOptions, "info", "RUN")
+    run, _ = read(arguments, InfoOptions, "info", "RUN")
     from ganjax import build
     from ganjax.report import print_info
     from ganjax.run import RunDirectory
@@ -470,7 +309,7 @@ def data(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] != "prepare":
         raise InputError(f"`{PROGRAM} data` knows prepare, not {arguments[0]!r}")
-    name, options = _read(arguments[1:], PrepareOptions, "data prepare", "NAME")
+    name, options = read(arguments[1:], PrepareOptions, "data prepare", "NAME")
     from ganjax import data as sources
 
     path = sources.prepare(
@@ -481,75 +320,6 @@ def data(arguments: list[str]) -> int:
     )
     print(f"prepared {name} in {path}; train on it with --data.source tfds:{name}")
     return 0
-
-
-def _read(arguments: list[str], options: type, name: str, positional: str) -> tuple[str, Any]:
-    """Return the one positional argument and the options of a command."""
-    from ganjax import config
-
-    first = next((a for a in arguments[:1] if not a.startswith("-")), None)
-    wants_help = "-h" in arguments or "--help" in arguments
-    if first is None and not wants_help:
-        raise InputError(f"expected `{PROGRAM} {name} {positional} ...`; see --help")
-    rest = arguments[1:] if first else arguments
-    _check_flags(rest, config.field_names(options()))
-    prog = f"{PROGRAM} {name} {first or positional}"
-    return first or "", _parse(options, rest, prog=prog)
-
-
-def _parse(options: type, arguments: Sequence[str], **settings: Any) -> Any:
-    """Read options with tyro, and make one sentence of the box that it prints of an error."""
-    import tyro
-
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(options, args=list(arguments), **settings)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        # A title, what is wrong, a line across, and help.
-        lines = [line.strip(" │╭╮╰╯─-+|") for line in printed.getvalue().strip().splitlines()[1:]]
-        lines = lines[1:] if lines and not lines[0] else lines
-        wrong = lines[: lines.index("")] if "" in lines else lines
-        raise InputError(" ".join(wrong)) from end
-
-
-def _check_numbers(options: Any, **least: int) -> None:
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} has to be {bound} or more, got {value}")
-    truncation = getattr(options, "truncation", None)
-    if truncation is not None and not truncation > 0:
-        raise InputError(f"truncation has to be positive, got {truncation}")
-
-
-def _labels(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--labels are numbers such as 0,1,2; got {text!r}") from error
-
-
-def _kind_of(out: str, allowed: Sequence[str]) -> str:
-    kind = Path(out).suffix.lower()
-    if kind not in allowed:
-        endings = ", ".join(ending or "none (a folder)" for ending in allowed)
-        raise InputError(f"--out {out} ends in {kind or 'nothing'}; endings it knows: {endings}")
-    return kind
-
-
-def _write(out: str, write: Callable[[str], Any]) -> None:
-    try:
-        if "://" not in out:
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write(out)
-    except OSError as error:
-        raise InputError(f"{out} could not be written: {error.strerror or error}") from error
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

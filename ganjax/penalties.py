@@ -31,7 +31,8 @@ class Term(NamedTuple):
       weight: the initial weight.
       interval: 1 adds the term to the loss of every step. A larger one makes it lazy: every
         `interval` steps it gets an update of its own with `interval` times the weight (Karras et
-        al. 2020, arXiv:1912.04958, appendix B); see `ganjax.lazy_adam` for the optimizer.
+        al. 2020, arXiv:1912.04958, appendix B); `ganjax.adam` corrects the optimizer for
+        it.
     """
 
     name: str

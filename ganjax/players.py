@@ -26,6 +26,43 @@ AnyOptimizer = Optimizer | optax.GradientTransformation
 Objective = Callable[[Any, Any, Batch, Key], tuple[Array, tuple[Any, Metrics]]]
 
 
+def adam(
+    learning_rate: float,
+    b1: float = 0.5,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    schedule: Callable[[Array], Array] | None = None,
+    lazy_interval: int = 1,
+) -> Optimizer:
+    """Return Adam as an `Optimizer`, whose learning rate is kept in `state.hyperparameters`.
+
+    Args:
+      learning_rate: the initial value of the hyper-parameter.
+      b1: decay of the mean gradient.
+      b2: decay of the squared gradient.
+      eps: added to the root of the squared gradient.
+      schedule: step -> factor on the learning rate, or None.
+      lazy_interval: the interval k of the player's lazy terms. Learning rate and betas are then
+        corrected by k / (k + 1), so that as much happens in k steps as without the one more update
+        (Karras et al. 2020, arXiv:1912.04958, appendix B).
+
+    >>> round(adam(0.0025, 0.0, 0.99, lazy_interval=16).learning_rate, 6)
+    0.002353
+    """
+    if lazy_interval > 1:
+        learning_rate, b1, b2 = lazy_correction(learning_rate, b1, b2, lazy_interval)
+    return Optimizer(optax.scale_by_adam(b1, b2, eps), learning_rate, schedule)
+
+
+def lazy_correction(
+    learning_rate: float, b1: float, b2: float, interval: int
+) -> tuple[float, float, float]:
+    """Return learning rate and betas that make up for one more update every `interval` steps."""
+    ratio = interval / (interval + 1)
+    return learning_rate * ratio, b1**ratio, b2**ratio
+
+
 def init_player(variables: Variables, optimizer: AnyOptimizer):
     """Return a player of freshly initialised variables, with arrays of its own."""
     variables = jax.tree.map(jnp.array, dict(variables))  # copies: aliases cannot be donated

@@ -30,8 +30,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a copy of every leaf on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Put a copy of every leaf on every device of the mesh; the original stays usable."""
+    # Without the copy the leaf on the first device would be the original, and donated with it.
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()), may_alias=False)
 
 
 def batch_spec(batches_per_step: int = 1) -> PartitionSpec:
@@ -71,7 +72,8 @@ def train_step(
       algorithm: any algorithm.
       mesh: from `make_mesh`.
       layout: "jit", "shard_map" or "pmap".
-      donate: let the new state take the memory of the old one, which is then gone.
+      donate: let the new state take the memory of the old one, which is then gone; `pmap` with
+        replicated states cannot, and keeps both.
 
     Returns:
       `(state, batch) -> (state, metrics)` for a replicated state and a global batch, both as

@@ -116,16 +116,12 @@ EAGER_AND_LAZY = {
     name: [Term("eager", penalty, 1.0), Term("lazy", penalty, 0.5, 2)]
     for name, penalty in penalties.PENALTIES.items()
 }
-R1_AND_LAZY_GRADIENT_PENALTY = [
-    Term("r1", penalties.r1, 1.0),
-    Term("gp", penalties.gradient_penalty, 10.0, 3),
-]
 CONTRACTS = {
-    "no terms": {},
-    "no terms, relativistic": {"loss": losses.relativistic},
+    **{f"loss {name}": {"loss": loss} for name, loss in losses.LOSSES.items()},
     **{
-        f"loss {name}": {"loss": loss, "discriminator_terms": R1_AND_LAZY_GRADIENT_PENALTY}
+        f"loss {name}, r1": {"loss": loss, "discriminator_terms": [Term("r1", penalties.r1, 1.0)]}
         for name, loss in losses.LOSSES.items()
+        if name in ("hinge", "wasserstein", "relativistic")
     },
     **{f"penalty {n}": {"discriminator_terms": terms} for n, terms in EAGER_AND_LAZY.items()},
     **{f"augmentation {n}": {"augment": make()} for n, make in augment.AUGMENTATIONS.items()},

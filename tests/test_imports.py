@@ -15,12 +15,12 @@ FLOORS = [
     {"types", "axes", "ops"},
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
-    {"players", "gan", "vae", "autoregressive"},
+    {"players", "updates", "gan", "vae", "autoregressive"},
     {"sharding", "checkpoint", "digest", "data", "evaluation", "interop", "pictures"},
     {"loop", "run"},
     {"build", "config"},
     {"train"},
-    {"report", "cli", "__main__"},
+    {"report", "arguments", "samples", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ALGORITHMS = {"gan", "vae", "autoregressive"}

@@ -113,7 +113,7 @@ def test_cadences_change_nothing(expected, log_every, save_every, callback_every
 
 
 @pytest.mark.parametrize("per_step", [1, 2, 3])
-@pytest.mark.parametrize("memory", ["device", "stream", "auto"])
+@pytest.mark.parametrize("memory", ["auto", "stream"])
 def test_data_in_the_order_of_the_batches(per_step, memory):
     algorithm = recorder(per_step=per_step)
     state = run(algorithm, memory=memory)
@@ -358,7 +358,7 @@ FOUR_DEVICES = """
     moved = [np.abs(a - b).max() for a, b in zip(
         jax.tree.leaves(one.players), jax.tree.leaves(start.players), strict=True)]
     assert max(moved) > 1e-2, moved
-    for layout, memory in (("jit", "device"), ("shard_map", "device"), ("shard_map", "stream")):
+    for layout, memory in (("jit", "device"), ("shard_map", "stream")):
         four = train(devices, layout, memory)
         for part in ("players", "ema"):
             jax.tree.map(

@@ -124,6 +124,7 @@ def test_stopped_by_signals(started, undisturbed, tmp_path):
     assert set(range(50, STEPS + 1, 50)) <= set(steps)
 
 
+@pytest.mark.slow
 def test_another_interval_is_the_same_run(undisturbed, tmp_path):
     settings = ring_config(steps=STEPS, log_every_steps=50, checkpoint_every_steps=700)
     half = dataclasses.replace(

@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
         return nn.Dense(1)(x)
 
 
-def classes_flip_lazy_r1_shared_fakes():
+def classes_flip_shared_fakes():
     return ganjax.gan(
         Generator(CLASSES),
         Discriminator(CLASSES),
@@ -66,7 +66,6 @@ def classes_flip_lazy_r1_shared_fakes():
         generator_optimizer=optax.sgd(0.03),
         discriminator_optimizer=optax.sgd(0.03),
         share_fakes=True,
-        discriminator_terms=[Term("r1", penalties.r1, 0.1, 2)],
         augment=augment.horizontal_flip(),
         num_classes=CLASSES,
         ema_half_life_images=50.0,
@@ -74,7 +73,7 @@ def classes_flip_lazy_r1_shared_fakes():
     )
 
 
-def critic_with_everything_repeated():
+def penalties_and_everything_repeated():
     return ganjax.gan(
         Generator(),
         Discriminator(batch_norm=False),
@@ -82,15 +81,17 @@ def critic_with_everything_repeated():
         loss=losses.relativistic,
         generator_optimizer=Optimizer(optax.identity(), 0.03),
         discriminator_optimizer=Optimizer(optax.identity(), 0.03),
-        discriminator_terms=[Term("gp", penalties.gradient_penalty, 1.0)],
+        discriminator_terms=[
+            Term("gp", penalties.gradient_penalty, 1.0),
+            Term("r1", penalties.r1, 0.1, 2),
+        ],
         discriminator_steps=2,
         micro_batches=2,
     )
 
 
 CASES = {
-    case.__name__: case
-    for case in (classes_flip_lazy_r1_shared_fakes, critic_with_everything_repeated)
+    case.__name__: case for case in (classes_flip_shared_fakes, penalties_and_everything_repeated)
 }
 
 
@@ -200,7 +201,7 @@ def compare_axes(mesh):
 def describe_placement(mesh):
     """Return what the sentences say and where arrays lie."""
     sentences = {}
-    algorithm = classes_flip_lazy_r1_shared_fakes()
+    algorithm = classes_flip_shared_fakes()
     step = sharding.train_step(algorithm, mesh, "pmap")
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     for name, call in {
@@ -282,9 +283,9 @@ def test_arrays_are_split_and_replicated(measured):
 def test_layouts_are_named():
     mesh = sharding.make_mesh(jax.devices()[:1])
     with pytest.raises(InputError, match="one of jit, shard_map, pmap; got 'fsdp'"):
-        sharding.train_step(classes_flip_lazy_r1_shared_fakes(), mesh, "fsdp")
+        sharding.train_step(classes_flip_shared_fakes(), mesh, "fsdp")
     with pytest.raises(ValueError, match="use train_step"):
-        sharding.spread(classes_flip_lazy_r1_shared_fakes(), mesh, "pmap")
+        sharding.spread(classes_flip_shared_fakes(), mesh, "pmap")
 
 
 @pytest.mark.parametrize("donate", [True, False])
@@ -306,7 +307,7 @@ def test_donation_is_a_choice(donate):
 
 
 def test_the_bytes_of_a_state_are_counted():
-    algorithm = classes_flip_lazy_r1_shared_fakes()
+    algorithm = classes_flip_shared_fakes()
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     without_key = jax.tree.leaves(state.replace(key=()))
     expected = sum(4 * int(np.prod(a.shape)) for a in without_key)

@@ -1,0 +1,153 @@
+"""The commands that draw: `ganjax sample` and `ganjax interpolate`."""
+
+import dataclasses
+
+from ganjax.arguments import check_numbers, kind_of, parse_labels, read, write_output
+from ganjax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """Generate samples from a run.
+
+    The ending of --out decides what is written: .png a grid, .npz an array `samples` (N, H, W, C)
+    float32 in [-1, 1], and a name without ending a folder of single PNGs.
+
+    `ganjax sample runs/quickstart --num 64 --seed 3 --truncation 0.8 --out grid.png`
+    """
+
+    num: int = 64
+    """How many samples."""
+    seed: int = 0
+    """Of the latents."""
+    truncation: float | None = None
+    """Draw latents beyond this again: less variety, more typical samples."""
+    labels: str | None = None
+    """Classes by number, such as 0,1,2, taken in turn; by default all in turn."""
+    out: str = "samples.png"
+    """What to write: a .png, a .npz, or a folder."""
+    columns: int | None = None
+    """Columns of the grid."""
+    ema: bool = True
+    """Sample the running average of the generator where there is one."""
+    step: int | None = None
+    """Of the checkpoint; by default the latest sound one."""
+
+
+def sample(arguments: list[str]) -> int:
+    """Generate samples from a run, as a grid, single pictures or an array."""
+    run, options = read(arguments, SampleOptions, "sample", "RUN")
+    import jax
+    import numpy as np
+
+    from ganjax import build, pictures, train
+
+    kind = kind_of(options.out, (".png", ".npz", ""))
+    check_numbers(options, num=1, columns=1)
+    trained = build.load(run, options.step)
+    samples = trained.sample(
+        jax.random.key(options.seed),
+        options.num,
+        parse_labels(options.labels),
+        truncation=options.truncation,
+        ema=options.ema,
+    )
+    is_points = samples.ndim != 4
+    if kind == ".npz":
+        write_output(options.out, lambda path: np.savez(path, samples=samples))
+    elif is_points:
+        write_output(options.out, lambda path: train.draw(samples, 0, path))
+    elif kind == "":
+        write_output(options.out, lambda path: pictures.save_images(path, samples))
+    else:
+        columns = options.columns
+        classes = trained.model.num_classes
+        if columns is None and options.labels is None and 1 < classes <= 20:
+            columns = classes
+        picture = pictures.grid(samples, columns=columns, upscale=max(1, 64 // samples.shape[1]))
+        write_output(options.out, lambda path: pictures.save_png(path, picture))
+    print(f"wrote {options.out}: {options.num} samples of {run} at step {trained.step}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpolateOptions:
+    """Walk through the latent space of a run.
+
+    The ending of --out decides what is written: .png a grid with one walk a row, .gif or .webp an
+    animation in which all walks move at once and come back to where they began.
+
+    `ganjax interpolate runs/quickstart --out walk.gif`
+    """
+
+    out: str = "walk.png"
+    """What to write: a .png, a .gif or a .webp."""
+    num_walks: int = 8
+    """Walks side by side."""
+    num_points: int = 4
+    """Random latents that an animated walk passes; a row of a grid goes from one to another."""
+    num_steps: int = 12
+    """Pictures from one latent to the next, both included."""
+    frames_per_second: int = 20
+    """Of an animation."""
+    seed: int = 0
+    """Of the latents."""
+    truncation: float | None = None
+    """Draw latents beyond this again."""
+    labels: str | None = None
+    """Classes by number, one a walk, such as 0,1,2; by default all in turn."""
+    ema: bool = True
+    """Sample the running average of the generator where there is one."""
+    step: int | None = None
+    """Of the checkpoint; by default the latest sound one."""
+
+
+def interpolate(arguments: list[str]) -> int:
+    """Walk through the latent space of a run, as a grid or an animation."""
+    run, options = read(arguments, InterpolateOptions, "interpolate", "RUN")
+    import jax
+    import numpy as np
+
+    from ganjax import build, latents, pictures
+
+    kind = kind_of(options.out, (".png", ".gif", ".webp"))
+    check_numbers(options, num_walks=1, num_points=2, num_steps=2, frames_per_second=1)
+    trained = build.load(run, options.step)
+    if len(trained.model.shape) != 3:
+        raise InputError("a walk shows images, but this model makes points in the plane")
+    key = jax.random.key(options.seed)
+    moving = kind != ".png"
+    stops = options.num_points if moving else 2
+    walks = options.num_walks
+    points = trained.model.latents.sample(key, stops * walks, options.truncation)
+    points = points.reshape(stops, walks, -1)
+    ends = [*range(1, stops), 0] if moving else [1]
+    paths = [
+        latents.interpolate(
+            points[start], points[end], options.num_steps, spherical=trained.model.latents.spherical
+        )
+        for start, end in zip(range(stops), ends, strict=False)
+    ]
+    # The last point of a leg is the first of the next one.
+    path = np.concatenate([np.asarray(leg)[: -1 if moving else None] for leg in paths])
+    labels = trained.check_labels(parse_labels(options.labels), walks)
+    frames = trained.sample(
+        key,
+        len(path) * walks,
+        None if labels is None else np.tile(labels, len(path)),
+        latents=path.reshape(len(path) * walks, -1),
+        ema=options.ema,
+    ).reshape(len(path), walks, *trained.model.shape)
+    upscale = max(1, 64 // frames.shape[2])
+    if moving:
+        grids = [pictures.grid(frame, upscale=upscale) for frame in frames]
+        rate = options.frames_per_second
+        write_output(
+            options.out, lambda p: pictures.save_animation(p, grids, frames_per_second=rate)
+        )
+    else:
+        rows = frames.swapaxes(0, 1).reshape(-1, *trained.model.shape)
+        picture = pictures.grid(rows, columns=len(path), upscale=upscale)
+        write_output(options.out, lambda p: pictures.save_png(p, picture))
+    print(f"wrote {options.out}: {walks} walks of {len(path)} steps")
+    return 0

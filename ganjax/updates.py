@@ -1,0 +1,361 @@
+"""The two players' losses and updates, with every argument explicit.
+
+`ganjax.gan` draws the random numbers and composes these; a program of one's own may as well. They
+take Linen modules and `Network`s alike.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ganjax import axes, players
+from ganjax.losses import AdversarialLoss
+from ganjax.networks.layers import as_network, as_output
+from ganjax.penalties import Term
+from ganjax.types import Array, Batch, Key, Metrics, Player, as_float_images
+
+Transform = Callable[[Array, Key], Array]
+Judge = Callable[[Array, Array | None, Key], Array]
+
+
+def judge(
+    discriminator: Any, player: Player, *, augment: Transform | None = None, train: bool = True
+) -> Judge:
+    """Return a fixed discriminator as `(images, labels, key) -> logits (B,)`.
+
+    Args:
+      discriminator: Linen module or `Network`.
+      player: its weights.
+      augment: `(images, key) -> images`, applied first.
+      train: whether batch norm looks at the batch, as it does while training.
+    """
+    network = as_network(discriminator)
+
+    def discriminate(images: Array, labels: Array | None, key: Key) -> Array:
+        network_key, augment_key = jax.random.split(key)
+        if augment is not None:
+            images = augment(images, augment_key)
+        output, _ = network.apply(
+            players.all_variables(player), images, labels, train=train, key=network_key
+        )
+        return as_output(output).logits
+
+    return discriminate
+
+
+def discriminator_loss(
+    params: Any,
+    variables: Any,
+    real_images: Array,
+    fake_images: Array,
+    labels: Array | None,
+    key: Key,
+    *,
+    discriminator: Any,
+    loss: AdversarialLoss | None,
+    terms: Sequence[Term] = (),
+    weights: Mapping[str, Array] | None = None,
+    augment: Transform | None = None,
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """Return the discriminator's loss on a real and a fake batch.
+
+    Args:
+      params: the discriminator's parameters.
+      variables: its other collections.
+      real_images: (B, ...), float in [-1, 1].
+      fake_images: (B, ...), float in [-1, 1].
+      labels: of both batches, or None.
+      key: random key.
+      discriminator: Linen module or `Network`.
+      loss: the adversarial loss; None leaves the terms alone.
+      terms: penalties, each weighted with its weight times its interval.
+      weights: of the terms, by name; by default those they were made with.
+      augment: `(images, key) -> images`, applied to whatever the discriminator sees.
+
+    Returns:
+      (loss, (variables, metrics)), the loss a mean over the batch.
+    """
+    network = as_network(discriminator)
+    real_key, fake_key, term_key = jax.random.split(key, 3)
+
+    def discriminate(images, variables, key):
+        network_key, augment_key = jax.random.split(key)
+        if augment is not None:
+            images = augment(images, augment_key)
+        output, variables = network.apply(
+            {"params": params, **variables}, images, labels, train=True, key=network_key
+        )
+        return as_output(output).logits, variables
+
+    # The same key and statistics as in the pass over real images below: a compiler can share it.
+    def penalty(term, index):
+        return term.function(
+            lambda images: discriminate(images, variables, real_key)[0],
+            real_images,
+            fake_images,
+            jax.random.fold_in(term_key, index),
+        )
+
+    weights = players.init_weights(terms) if weights is None else weights
+    total, metrics = players.weigh(terms, weights, penalty)
+    if loss is None:
+        return total, (variables, metrics)
+    # Two passes, not one over both: batch norm would mix real and fake statistics.
+    real_logits, updated = discriminate(real_images, variables, real_key)
+    fake_logits, updated = discriminate(fake_images, updated, fake_key)
+    adversarial = jnp.mean(loss.discriminator(real_logits=real_logits, fake_logits=fake_logits))
+    metrics |= {
+        "loss/discriminator": adversarial,
+        "logits/real": jnp.mean(real_logits),
+        "logits/fake": jnp.mean(fake_logits),
+    }
+    return adversarial + total, (updated, metrics)
+
+
+def generator_loss(
+    params: Any,
+    variables: Any,
+    latents: Array,
+    labels: Array | None,
+    key: Key,
+    *,
+    generator: Any,
+    discriminate: Judge | None,
+    loss: AdversarialLoss | None,
+    real_images: Array | None = None,
+    terms: Sequence[Term] = (),
+    weights: Mapping[str, Array] | None = None,
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """Return the generator's loss on a batch of latents.
+
+    Args:
+      params: the generator's parameters.
+      variables: its other collections.
+      latents: (B, dimension).
+      labels: (B,) or None.
+      key: random key.
+      generator: Linen module or `Network`.
+      discriminate: `(images, labels, key) -> logits (B,)`.
+      loss: the adversarial loss; None leaves the terms alone.
+      real_images: (B, ...) in [-1, 1] for a loss that compares with them.
+      terms: each `(generate, latents, key) -> (B,)`.
+      weights: of the terms, by name; by default those they were made with.
+
+    Returns:
+      (loss, (variables, metrics)).
+    """
+    network = as_network(generator)
+    network_key, fake_key, real_key, term_key = jax.random.split(key, 4)
+
+    def generate(latents):
+        images, updated = network.apply(
+            {"params": params, **variables}, latents, labels, train=True, key=network_key
+        )
+        return images.astype(jnp.float32), updated
+
+    def term_value(term, index):
+        return term.function(
+            lambda latents: generate(latents)[0], latents, jax.random.fold_in(term_key, index)
+        )
+
+    weights = players.init_weights(terms) if weights is None else weights
+    total, metrics = players.weigh(terms, weights, term_value)
+    if loss is None:
+        return total, (variables, metrics)
+    fake_images, updated = generate(latents)
+    fake_logits = discriminate(fake_images, labels, fake_key)
+    real_logits = None
+    if loss.generator_needs_real:
+        real_logits = discriminate(real_images, labels, real_key)
+    adversarial = jnp.mean(loss.generator(real_logits=real_logits, fake_logits=fake_logits))
+    return adversarial + total, (updated, {**metrics, "loss/generator": adversarial})
+
+
+def discriminator_update(
+    player: Player,
+    batch: Batch,
+    make_fake: Callable[[Batch], Array],
+    key: Key,
+    *,
+    discriminator: Any,
+    loss: AdversarialLoss,
+    optimizer: players.AnyOptimizer,
+    terms: Sequence[Term] = (),
+    weights: Mapping[str, Array] | None = None,
+    learning_rate: Array | None = None,
+    step: Array | int = 0,
+    running: dict[str, Array] | None = None,
+    augment: Transform | None = None,
+    micro_batches: int = 1,
+) -> tuple[Player, dict[str, Array], Metrics]:
+    """Update the discriminator once, and once more for each group of lazy terms that is due.
+
+    Args:
+      player: the discriminator.
+      batch: `"image"` (B, ...) in uint8 or [-1, 1], `"label"` (B,) where there are classes, and
+        whatever `make_fake` reads, such as `"latents"` (B, dimension).
+      make_fake: batch (or a micro-batch of it) -> fake images; no gradient flows through it.
+      key: random key.
+      discriminator: Linen module or `Network`.
+      loss: the adversarial loss.
+      optimizer: of the discriminator.
+      terms: penalties.
+      weights: of the terms, by name; by default those they were made with.
+      learning_rate: for an `Optimizer`; by default the one it was made with.
+      step: of the training; lazy terms are due where their interval divides it.
+      running: last values of the lazy terms.
+      augment: applied to whatever the discriminator sees.
+      micro_batches: over how many parts of the batch gradients are accumulated.
+
+    Returns:
+      (player, running, metrics).
+    """
+
+    def objective(loss, terms):
+        def function(params, variables, batch, key):
+            return discriminator_loss(
+                params,
+                variables,
+                as_float_images(batch["image"]),
+                jax.lax.stop_gradient(make_fake(batch)),
+                batch.get("label"),
+                key,
+                discriminator=discriminator,
+                loss=loss,
+                terms=terms,
+                weights=weights,
+                augment=augment,
+            )
+
+        return function
+
+    return _update(
+        "discriminator",
+        player,
+        batch,
+        key,
+        objective,
+        loss=loss,
+        optimizer=optimizer,
+        terms=terms,
+        learning_rate=learning_rate,
+        step=step,
+        running=running,
+        micro_batches=micro_batches,
+    )
+
+
+def generator_update(
+    player: Player,
+    batch: Batch,
+    discriminate: Judge,
+    key: Key,
+    *,
+    generator: Any,
+    loss: AdversarialLoss,
+    optimizer: players.AnyOptimizer,
+    terms: Sequence[Term] = (),
+    weights: Mapping[str, Array] | None = None,
+    learning_rate: Array | None = None,
+    step: Array | int = 0,
+    running: dict[str, Array] | None = None,
+    micro_batches: int = 1,
+) -> tuple[Player, dict[str, Array], Metrics]:
+    """Update the generator once, and once more for each group of lazy terms that is due.
+
+    Args:
+      player: the generator.
+      batch: `"latents"` (B, dimension), `"label"` (B,) where there are classes, and `"image"` for a
+        loss that compares with real images.
+      discriminate: `(images, labels, key) -> logits (B,)` of the fixed discriminator; `judge`
+        makes one.
+      key: random key.
+      generator: Linen module or `Network`.
+      loss: the adversarial loss.
+      optimizer: of the generator.
+      terms: each `(generate, latents, key) -> (B,)`.
+      weights: of the terms, by name; by default those they were made with.
+      learning_rate: for an `Optimizer`; by default the one it was made with.
+      step: of the training; lazy terms are due where their interval divides it.
+      running: last values of the lazy terms.
+      micro_batches: over how many parts of the batch gradients are accumulated.
+
+    Returns:
+      (player, running, metrics).
+    """
+
+    def objective(loss, terms):
+        def function(params, variables, batch, key):
+            images = batch.get("image")
+            return generator_loss(
+                params,
+                variables,
+                batch["latents"],
+                batch.get("label"),
+                key,
+                generator=generator,
+                discriminate=discriminate,
+                loss=loss,
+                real_images=None if images is None else as_float_images(images),
+                terms=terms,
+                weights=weights,
+            )
+
+        return function
+
+    return _update(
+        "generator",
+        player,
+        batch,
+        key,
+        objective,
+        loss=loss,
+        optimizer=optimizer,
+        terms=terms,
+        learning_rate=learning_rate,
+        step=step,
+        running=running,
+        micro_batches=micro_batches,
+    )
+
+
+def _update(
+    name,
+    player,
+    batch,
+    key,
+    objective,
+    *,
+    loss,
+    optimizer,
+    terms,
+    learning_rate,
+    step,
+    running,
+    micro_batches,
+):
+    """Do the main update and the lazy ones from `objective(loss, terms)`."""
+    running = players.init_running(terms) if running is None else running
+    step = jnp.asarray(step, jnp.int32)
+    main_key, lazy_key = jax.random.split(key)
+    optimize = {"optimizer": optimizer, "learning_rate": learning_rate, "step": step}
+
+    differentiate = players.value_and_grad(objective(loss, players.eager(terms)), micro_batches)
+    (_, (variables, metrics)), gradients = differentiate(
+        player.params, player.variables, batch, main_key
+    )
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradients)
+    player = players.apply_gradients(player, gradients, **optimize).replace(variables=variables)
+
+    def lazy_update(player, group):
+        differentiate = players.value_and_grad(objective(None, group), micro_batches)
+        (_, (_, values)), gradients = differentiate(
+            player.params, player.variables, batch, lazy_key
+        )
+        return players.apply_gradients(player, gradients, **optimize), axes.global_mean(values)
+
+    player, running = players.lazy_updates(player, terms, running, step=step, update=lazy_update)
+    return player, running, {**metrics, **running}
