@@ -24,7 +24,7 @@ def get_config() -> Config:
             ema_ramp_up=0.05,
         ),
         train=Train(
-            steps=2600,
+            steps=3000,
             batch_size=32,
             log_every_steps=50,
             sample_every_steps=200,

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -167,11 +168,14 @@ class Checkpointer:
         """
         if self._pending is None:
             return
-        try:
-            self._writer.wait_until_finished()
-        except Exception as error:
-            step, self._pending = self._pending, None
-            raise self._failure(step, error) from error
+        with _quiet_leftovers():
+            try:
+                self._writer.wait_until_finished()
+            except Exception as error:
+                step, self._pending = self._pending, None
+                failure = self._failure(step, error)
+                _settle()
+                raise failure from error
         self._pending = None
         self._remove_superseded()
 
@@ -245,7 +249,8 @@ class Checkpointer:
                 writer.close()
 
     def _start_writer(self) -> None:
-        logging.getLogger("absl").addFilter(_is_wanted)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_wanted)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -435,9 +440,7 @@ def _read_arrays(
             except Exception as error:
                 damage = f"its arrays cannot be read ({_cause(error)})"
             if damage:  # within the quiet
-                time.sleep(0.05)
-                with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-                    gc.collect()  # coroutines that were never awaited
+                _settle()
         if damage:
             raise _DamagedError(damage)
     # Orbax returns the target itself for an array that its own list of names has lost.
@@ -470,9 +473,19 @@ def _barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def _settle() -> None:
+    """Give what Orbax abandoned at a failure the time to say so, unheard."""
+    time.sleep(0.05)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        gc.collect()  # coroutines that were never awaited
+
+
 @contextlib.contextmanager
 def _quiet_leftovers() -> Iterator[None]:
-    """Keep the reads that Orbax abandons at a first failure from printing theirs later."""
+    """Keep what Orbax abandons at a first failure from printing its own later.
+
+    After a failure the hook stays: some of it is collected only when the process ends.
+    """
     hook = sys.unraisablehook
 
     def is_leftover(unraisable) -> bool:
@@ -480,20 +493,24 @@ def _quiet_leftovers() -> Iterator[None]:
         is_orbax = code is not None and "orbax" in code.co_filename
         return is_orbax or "Event loop is closed" in str(unraisable.exc_value)
 
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return "exception was never retrieved" not in record.getMessage()
-
     sys.unraisablehook = lambda unraisable: is_leftover(unraisable) or hook(unraisable)
-    logging.getLogger("asyncio").addFilter(is_wanted)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        logging.getLogger("asyncio").removeFilter(is_wanted)
+    logging.getLogger("asyncio").addFilter(_is_wanted)
+    yield
+    sys.unraisablehook = hook
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     """Drop the tracebacks that Orbax logs of background failures: `wait` raises those again."""
     text = str(record.msg)
-    failed = text.startswith("[process=%s] Failed to run") or "_SignalingThread" in text
-    return not (failed and "orbax" in record.pathname)
+    failed = re.match(r"\[process=(%s|\d+)\] Failed to run", text) or "_SignalingThread" in text
+    if failed and "orbax" in record.pathname:
+        return False
+    # One of several writes that failed together: asyncio says so whenever it is collected.
+    if record.exc_info and "Event loop is closed" in str(record.exc_info[1]):
+        return False
+    if "exception was never retrieved" not in text:
+        return True
+    where = record.getMessage()
+    if record.exc_info and record.exc_info[2]:
+        where += "".join(frame.filename for frame in traceback.extract_tb(record.exc_info[2]))
+    return "orbax" not in where

@@ -146,10 +146,18 @@ def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
     ]
     flops = step_flops(model, batch_size)
     if flops:
-        rows.append(("FLOPs of a step", f"{_with_prefix(flops)} (batch of {batch_size})"))
+        rows.append(
+            ("FLOPs of a step", f"{_with_prefix(flops)} ({_of_a_batch(model, batch_size)})")
+        )
     keyless = state.replace(key=jax.eval_shape(jax.random.key_data, state.key))
     rows.append(("state", f"{_with_prefix(state_bytes(keyless))}B with optimizers and averages"))
     return rows
+
+
+def _of_a_batch(model: Model, batch_size: int) -> str:
+    # XLA counts the body of a loop once, however often it runs.
+    several = model.algorithm.batches_per_step > 2
+    return f"batch of {batch_size}" + (", repeated updates counted once" if several else "")
 
 
 def print_plan(experiment: Experiment) -> None:

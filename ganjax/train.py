@@ -83,10 +83,12 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
     started = time.perf_counter()
     experiment = build(settings)
     sharding.check_batch_size(settings.train.batch_size, sharding.make_mesh())
+    # Whatever the first phase starts from is read before anything is written.
+    state = _begin(experiment, 0, None)
     run = RunDirectory(directory)
     run.create(_record(experiment))
     with run.locked():
-        return _Training(experiment, run, report or Silent(), started).go(None)
+        return _Training(experiment, run, report or Silent(), started).go(state, None)
 
 
 def resume(directory: str, steps: int | None = None, report: Report | None = None) -> Result:
@@ -123,7 +125,7 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
             if steps < done:
                 raise InputError(f"{run.shown} is at step {done} already, beyond {steps}")
             run.rewrite({**record, "config": config.to_json(settings)})
-        return training.go(metadata)
+        return training.go(None, metadata)
 
 
 def evaluate(
@@ -170,6 +172,16 @@ def _record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _begin(experiment: Experiment, index: int, previous: TrainState | None) -> TrainState:
+    """Return the state that a phase starts from, after the state that the one before ended in."""
+    phase = experiment.phases[index]
+    key = jax.random.key(experiment.config.train.seed)
+    if index:
+        key = jax.random.fold_in(key, index)
+    state = jax.jit(phase.algorithm.init)(key)
+    return phase.transfer(state, previous) if phase.transfer else state
+
+
 class _Training:
     """One process's work on one run."""
 
@@ -189,16 +201,18 @@ class _Training:
         if settings.train.wandb_project is not None:
             self.wandb = wandb_callback(settings.train.wandb_project, run, config.to_json(settings))
         self.latest: dict[str, float] = {}
+        self.latest_step = -1
         self.figures: Mapping[str, evaluation.Figure] = {}
         self.images_per_second = 0.0
         self.phase = 0
 
-    def go(self, metadata: Mapping[str, Any] | None) -> Result:
+    def go(self, state: TrainState | None, metadata: Mapping[str, Any] | None) -> Result:
+        """Train from a fresh state of the first phase, or from the checkpoint of `metadata`."""
         settings, experiment = self.settings, self.experiment
         total = sum(phase.steps for phase in experiment.phases)
         first = int(metadata["phase"]) if metadata else 0
         with self.checkpoints:
-            state, step = None, 0
+            step = 0
             if metadata:
                 state = self._restore(experiment.phases[first])
                 step = sum(p.steps for p in experiment.phases[:first]) + int(state.step)
@@ -208,8 +222,8 @@ class _Training:
                 for self.phase in range(first, len(experiment.phases)):
                     phase = experiment.phases[self.phase]
                     offset = sum(p.steps for p in experiment.phases[: self.phase])
-                    if not (metadata and self.phase == first):
-                        state = self._begin(phase, state)
+                    if self.phase > first:
+                        state = _begin(experiment, self.phase, state)
                     state = loop.fit(
                         phase.algorithm,
                         state,
@@ -247,13 +261,6 @@ class _Training:
             self.figures,
             picture,
         )
-
-    def _begin(self, phase, previous):
-        key = jax.random.key(self.settings.train.seed)
-        if self.phase:
-            key = jax.random.fold_in(key, self.phase)
-        state = jax.jit(phase.algorithm.init)(key)
-        return phase.transfer(state, previous) if phase.transfer else state
 
     def _restore(self, phase):
         like = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
@@ -295,7 +302,9 @@ class _Training:
             "config": config.to_json(self.settings),
             "versions": versions(),
         }
-        self.checkpoints.save(step, state, metadata=metadata, metrics=self.latest)
+        # A score belongs to the state it was made of.
+        metrics = self.latest if self.latest_step == step else None
+        self.checkpoints.save(step, state, metadata=metadata, metrics=metrics)
 
     def _evaluate(self, state, step):
         self.figures = self.judge.figures(state)
@@ -304,7 +313,7 @@ class _Training:
         )
         values = {f"evaluation/{name}": figure.value for name, figure in self.figures.items()}
         values |= self.judge.held_out(state)
-        self.latest = values
+        self.latest, self.latest_step = values, step
         return values
 
     def _picture(self, state, step):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import contents, image_config, run_cli, start
 
-from ganjax import cli, config
+from ganjax import cli, config, samples
 from ganjax.build import Trained
 from ganjax.config import to_json
 
@@ -23,8 +23,8 @@ OPTIONS = {
     **{
         name: [field.name for field in dataclasses.fields(options)]
         for name, options in {
-            "sample": cli.SampleOptions,
-            "interpolate": cli.InterpolateOptions,
+            "sample": samples.SampleOptions,
+            "interpolate": samples.InterpolateOptions,
             "evaluate": cli.EvaluateOptions,
             "info": cli.InfoOptions,
             "data prepare": cli.PrepareOptions,

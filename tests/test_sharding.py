@@ -68,7 +68,7 @@ def classes_flip_shared_fakes():
         share_fakes=True,
         augment=augment.horizontal_flip(),
         num_classes=CLASSES,
-        ema_half_life_images=50.0,
+        ema_half_life_images=10.0,
         ema_ramp_up=0.5,
     )
 
