@@ -9,16 +9,12 @@ data: the digests are what makes damage visible.
 
 import contextlib
 import copy
-import gc
 import logging
 import math
 import os
 import re
-import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +35,7 @@ from ganjax.digest import (
     with_key_type,
     without_key_type,
 )
+from ganjax.quiet import is_wanted, quiet_leftovers, settle
 from ganjax.types import InputError
 
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
@@ -168,13 +165,13 @@ class Checkpointer:
         """
         if self._pending is None:
             return
-        with _quiet_leftovers():
+        with quiet_leftovers():
             try:
                 self._writer.wait_until_finished()
             except Exception as error:
                 step, self._pending = self._pending, None
                 failure = self._failure(step, error)
-                _settle()
+                settle()
                 raise failure from error
         self._pending = None
         self._remove_superseded()
@@ -250,7 +247,7 @@ class Checkpointer:
 
     def _start_writer(self) -> None:
         for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_is_wanted)
+            logging.getLogger(name).addFilter(is_wanted)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -431,7 +428,7 @@ def _read_arrays(
         what = ocp.args.PyTreeRestore(
             item=nested(stored), restore_args=nested(arguments), partial_restore=True
         )
-        with _quiet_leftovers():
+        with quiet_leftovers():
             try:
                 with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                     restored, _ = named_leaves(reader.restore(where / "state", what))
@@ -440,7 +437,7 @@ def _read_arrays(
             except Exception as error:
                 damage = f"its arrays cannot be read ({_cause(error)})"
             if damage:  # within the quiet
-                _settle()
+                settle()
         if damage:
             raise _DamagedError(damage)
     # Orbax returns the target itself for an array that its own list of names has lost.
@@ -471,46 +468,3 @@ def _cause(error: Exception) -> str:
 def _barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def _settle() -> None:
-    """Give what Orbax abandoned at a failure the time to say so, unheard."""
-    time.sleep(0.05)
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        gc.collect()  # coroutines that were never awaited
-
-
-@contextlib.contextmanager
-def _quiet_leftovers() -> Iterator[None]:
-    """Keep what Orbax abandons at a first failure from printing its own later.
-
-    After a failure the hook stays: some of it is collected only when the process ends.
-    """
-    hook = sys.unraisablehook
-
-    def is_leftover(unraisable) -> bool:
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
-        is_orbax = code is not None and "orbax" in code.co_filename
-        return is_orbax or "Event loop is closed" in str(unraisable.exc_value)
-
-    sys.unraisablehook = lambda unraisable: is_leftover(unraisable) or hook(unraisable)
-    logging.getLogger("asyncio").addFilter(_is_wanted)
-    yield
-    sys.unraisablehook = hook
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    """Drop the tracebacks that Orbax logs of background failures: `wait` raises those again."""
-    text = str(record.msg)
-    failed = re.match(r"\[process=(%s|\d+)\] Failed to run", text) or "_SignalingThread" in text
-    if failed and "orbax" in record.pathname:
-        return False
-    # One of several writes that failed together: asyncio says so whenever it is collected.
-    if record.exc_info and "Event loop is closed" in str(record.exc_info[1]):
-        return False
-    if "exception was never retrieved" not in text:
-        return True
-    where = record.getMessage()
-    if record.exc_info and record.exc_info[2]:
-        where += "".join(frame.filename for frame in traceback.extract_tb(record.exc_info[2]))
-    return "orbax" not in where

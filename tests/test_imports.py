@@ -16,7 +16,7 @@ FLOORS = [
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
     {"players", "updates", "gan", "vae", "autoregressive"},
-    {"sharding", "checkpoint", "digest", "data", "evaluation", "interop", "pictures"},
+    {"sharding", "checkpoint", "digest", "quiet", "data", "evaluation", "interop", "pictures"},
     {"loop", "run"},
     {"build", "config"},
     {"train"},

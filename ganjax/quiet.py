@@ -1,0 +1,54 @@
+"""Keeping Orbax's noise off the terminal: what failed is raised as a sentence instead."""
+
+import contextlib
+import gc
+import logging
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+
+
+def settle() -> None:
+    """Give what Orbax abandoned at a failure the time to say so, unheard."""
+    time.sleep(0.05)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        gc.collect()  # coroutines that were never awaited
+
+
+@contextlib.contextmanager
+def quiet_leftovers() -> Iterator[None]:
+    """Keep what Orbax abandons at a first failure from printing its own later.
+
+    After a failure the hook stays: some of it is collected only when the process ends.
+    """
+    hook = sys.unraisablehook
+
+    def is_leftover(unraisable) -> bool:
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        is_orbax = code is not None and "orbax" in code.co_filename
+        return is_orbax or "Event loop is closed" in str(unraisable.exc_value)
+
+    sys.unraisablehook = lambda unraisable: is_leftover(unraisable) or hook(unraisable)
+    logging.getLogger("asyncio").addFilter(is_wanted)
+    yield
+    sys.unraisablehook = hook
+
+
+def is_wanted(record: logging.LogRecord) -> bool:
+    """Drop the tracebacks that Orbax logs of background failures: `wait` raises those again."""
+    text = str(record.msg)
+    failed = re.match(r"\[process=(%s|\d+)\] Failed to run", text) or "_SignalingThread" in text
+    if failed and "orbax" in record.pathname:
+        return False
+    # One of several writes that failed together: asyncio says so whenever it is collected.
+    if record.exc_info and "Event loop is closed" in str(record.exc_info[1]):
+        return False
+    if "exception was never retrieved" not in text:
+        return True
+    where = record.getMessage()
+    if record.exc_info and record.exc_info[2]:
+        where += "".join(frame.filename for frame in traceback.extract_tb(record.exc_info[2]))
+    return "orbax" not in where
