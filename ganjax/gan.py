@@ -291,8 +291,6 @@ def gan(
         return {
             "logits/real": jnp.sum(real_logits),
             "logits/fake": jnp.sum(fake_logits),
-            "accuracy/real": jnp.sum(real_logits > 0, dtype=jnp.float32),
-            "accuracy/fake": jnp.sum(fake_logits < 0, dtype=jnp.float32),
             "count": jnp.float32(count),
         }
 

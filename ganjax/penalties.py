@@ -96,8 +96,8 @@ def clip_weights(limit: float) -> Callable:
     References:
       Arjovsky et al. 2017, Wasserstein GAN, arXiv:1701.07875 (limit = 0.01).
 
-    >>> float(clip_weights(0.01)({"w": jnp.ones(())})["w"])
-    0.01...
+    >>> float(clip_weights(0.25)({"w": jnp.ones(())})["w"])
+    0.25
     """
     if limit <= 0:
         raise ValueError(f"the limit of weight clipping has to be positive, got {limit}")

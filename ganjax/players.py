@@ -253,9 +253,11 @@ def init_weights(terms: Sequence[Term]) -> dict[str, Array]:
 
 
 def check_terms(terms: Sequence[Term]) -> None:
-    """Raise where two terms share a name or an interval is not positive."""
+    """Raise where a name is taken or an interval is not positive."""
     names = [term.name for term in terms]
     for term in terms:
+        if term.name == "ema_half_life_images" or term.name.endswith("learning_rate"):
+            raise ValueError(f"a term cannot be called {term.name!r}, a hyper-parameter of its own")
         if names.count(term.name) > 1:
             raise ValueError(f"two terms have the name {term.name!r}; a weight is kept by name")
         if term.interval < 1:

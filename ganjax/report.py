@@ -113,7 +113,7 @@ def print_figures(figures: Mapping[str, Figure], held_out: Mapping[str, float]) 
     for figure in figures.values():
         print(figure)
     for name, value in sorted(held_out.items()):
-        print(f"{name.replace('/', ' ', 1)}: {value:.4f}")
+        print(f"{name.replace('held_out/', 'held-out ')}: {value:.4f}")
 
 
 def _split(figure: Figure) -> tuple[str, str]:

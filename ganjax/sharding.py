@@ -1,8 +1,9 @@
 """One train step on many devices: data parallelism as jit + NamedSharding, shard_map or pmap.
 
 The state is replicated, the batch is split over the devices, and all three layouts compute what one
-device computes on the same global batch: batch statistics are global, and random numbers are drawn
-for the global batch. `jit` is the default; `pmap` is for programs that already use it.
+device computes on the same global batch: batch statistics are global, and latents, penalties and
+augmentations draw for the global batch (dropout inside a network draws for a device's share under
+shard_map and pmap). `jit` is the default; `pmap` is for programs that already use it.
 """
 
 import math

@@ -246,7 +246,7 @@ def test_evaluate(image_run, tmp_path, capsys):
     assert run_cli("evaluate", run, "--num-samples", 20, "--seed", 5, "--no-ema") == 0
     text = capsys.readouterr().out
     assert re.search(r"^Fréchet distance \(.*20 vs held out, without EMA\): [\d.,]+$", text, re.M)
-    assert re.search(r"^held_out accuracy/fake: [\d.]+$", text, re.MULTILINE)
+    assert re.search(r"^held-out logits/fake: -?[\d.]+$", text, re.MULTILINE)
     entries = json.loads((run / "evaluation.json").read_text())
     figure = entries[-1]["figures"]["frechet_distance"]
     assert (len(entries), entries[-1]["step"]) == (2, 4)

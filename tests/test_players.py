@@ -20,6 +20,12 @@ def forward(params):
     return jnp.tanh(X @ params["w"] + params["b"]), {"n": jnp.int32(3)}
 
 
+@pytest.mark.parametrize("name", ["generator_learning_rate", "ema_half_life_images"])
+def test_a_term_cannot_take_the_name_of_another_hyperparameter(name):
+    with pytest.raises(ValueError, match=f"a term cannot be called '{name}'"):
+        players.check_terms([Term(name, lambda *_: None, 1.0)])
+
+
 def test_evaluate_once_gives_outputs_and_gradient_of_one_pass(quick_jit):
     calls = []
 
