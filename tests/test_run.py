@@ -2,10 +2,13 @@
 
 import json
 import os
+import sys
+import types
 
 import pytest
 
-from ganjax.run import MetricsLog, RunDirectory, device_name, versions
+from ganjax.loop import Progress
+from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
 from ganjax.types import InputError
 
 RECORD = {"config": {"name": "x"}, "data": {"shape": [2]}}
@@ -146,3 +149,30 @@ def test_what_a_disk_says_is_a_sentence(run, monkeypatch):
 def test_versions_and_device():
     assert {"python", "jax", "flax", "orbax-checkpoint"} <= versions().keys()
     assert device_name()
+
+
+def test_weights_and_biases_gets_each_line_at_its_step(tmp_path, monkeypatch):
+    logged = []
+
+    class Session:
+        def log(self, values, step):
+            logged.append((step, values))
+
+    started = {}
+
+    def init(**settings):
+        started.update(settings)
+        return Session()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    callback = wandb_callback("garments", RunDirectory(tmp_path / "run"), {"seed": 3})
+    callback.function(Progress(20, None, {"loss/generator": 0.5}, 100.0))
+    assert started == {"project": "garments", "name": "run", "config": {"seed": 3}}
+    assert logged == [(20, {"loss/generator": 0.5})]
+    assert callback.every_steps is None
+
+
+def test_weights_and_biases_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"pip install 'ganjax\[wandb\]'"):
+        wandb_callback("garments", RunDirectory(tmp_path / "run"), {})

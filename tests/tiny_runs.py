@@ -102,7 +102,7 @@ def run_cli(*arguments) -> int:
 
 
 def start(arguments, folder, **environment) -> subprocess.Popen:
-    """Start `python arguments...` in a folder, with the compiled programs of this session."""
+    """Start `python arguments...` in a folder, with the compiled programs of this test run."""
     settings = {
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
