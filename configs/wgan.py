@@ -25,5 +25,5 @@ def get_config() -> Config:
             ema_half_life_images=5_000.0,
             ema_ramp_up=0.05,
         ),
-        train=Train(steps=1_500, sample_every_steps=500),
+        train=Train(steps=600, sample_every_steps=200),
     )

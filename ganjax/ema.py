@@ -3,6 +3,7 @@
 `decay = 0.5 ** (batch / half_life)`: the same average for any batch size and number of devices.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def half_life_images(decay_per_step: float, batch: int) -> float:
     """
     if not 0 < decay_per_step < 1:
         raise ValueError(f"a decay lies between 0 and 1, got {decay_per_step}")
-    return float(batch * jnp.log(0.5) / jnp.log(decay_per_step))
+    return batch * math.log(0.5) / math.log(decay_per_step)
 
 
 def update(average: Any, new: Any, decay: Array) -> Any:

@@ -317,9 +317,7 @@ class _Clock:
 
     @property
     def rate(self) -> float:
-        # Over less than this it would be the speed of noise.
-        seconds = self.seconds
-        return self._steps * self._images_per_step / seconds if seconds > 0.5 else 0.0
+        return self._steps * self._images_per_step / self.seconds if self._steps else 0.0
 
     def next_chunk(self, most_steps: int) -> int:
         """Return how many steps to dispatch: twice as many as before, up to two seconds of them."""

@@ -229,8 +229,8 @@ def go(experiment, directory, metadata=None):
         run.create(train._record(experiment))
     training = train._Training(experiment, run, train.Silent(), 0.0)
     if metadata == "latest":
-        metadata = training.checkpoints.metadata()
-    return training.go(metadata)
+        return training.go(None, training.checkpoints.metadata())
+    return training.go(train._begin(experiment, 0, None), None)
 
 
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 6])
