@@ -4,7 +4,7 @@ Paper: Radford et al. 2015, arXiv:1511.06434 (64x64), with R1 (arXiv:1801.04406)
   flips for small sets.
 Command: ganjax train folder --data.source DIR (or a .zip; class subfolders may become labels with
   --model.conditional)
-Expected: some 10 minutes on two CPU cores (an estimate).
+Expected: some 15 minutes on two CPU cores (128 real images/s on a busy AMD EPYC).
 Result: depends on the folder.
 """
 
