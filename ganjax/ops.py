@@ -1,6 +1,6 @@
-"""Convolution and transposed convolution whose derivatives are fast on every platform.
+"""Convolution and resampling whose derivatives are fast on every platform.
 
-Both are written for any number of spatial dimensions, in the layout (B, *spatial, C) with kernels
+All are written for any number of spatial dimensions, in the layout (B, *spatial, C) with kernels
 (*spatial, in, out). A convolution `y = conv(x, k)` is bilinear, and so are its two gradients; each
 of the three functions differentiates into the other two, so derivatives of every order (gradient
 penalties take the second) run through the same three lowerings:
@@ -9,17 +9,14 @@ penalties take the second) run through the same three lowerings:
 - *input gradient* (which is also the transposed convolution).
 - *kernel gradient*.
 
-XLA's automatic gradients are convolutions with permuted dimension numbers. On a CPU those fall
-off the fast path inside `lax.scan`, `lax.cond` and for transposed convolutions (20 to 170 times
-slower), so there the permutation is written out as a transpose in front of a plain convolution,
-and a strided input gradient whose stride divides the kernel becomes one matrix product and an
-overlapping sum. Elsewhere XLA's own gradients are used. `lax.platform_dependent` chooses while
-lowering and leaves no branch in the program.
+`ganjax.lowerings` has them, and chooses their form by shape and platform. Up- and down-sampling are
+each other's transposes, so that their derivatives are each other too; written as sums of shifted
+slices they fuse into a pass or two over memory (`python benchmarks/ops.py` compares them with the
+depthwise convolutions that they replace).
 
 Forward-mode differentiation is not defined; reverse mode is, to every order.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -29,19 +26,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from ganjax import axes as device_axes
+from ganjax import lowerings
+from ganjax.lowerings import Spec
 from ganjax.types import Array
 
 Padding = str | Sequence[tuple[int, int]]
-
-
-class _Spec(NamedTuple):
-    """The static half of a convolution; `size` and `kernel` are spatial sizes of x and kernel."""
-
-    size: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    groups: int
 
 
 def conv(
@@ -75,8 +64,8 @@ def conv(
         )
     strides = _as_tuple(strides, rank)
     pairs = _as_pairs(padding, x.shape[1:-1], kernel.shape[:-2], strides)
-    spec = _Spec(x.shape[1:-1], kernel.shape[:-2], strides, pairs, groups)
-    if min(_output_size(spec)) < 1:
+    spec = Spec(x.shape[1:-1], kernel.shape[:-2], strides, pairs, groups)
+    if min(spec.output) < 1:
         raise ValueError(
             f"nothing is left of inputs of shape {x.shape} with kernel {spec.kernel}, strides "
             f"{strides} and padding {pairs}; pad more or take a smaller kernel"
@@ -127,52 +116,173 @@ def conv_transpose(
             ]
     output_size = tuple(output_size)
     pairs = _as_pairs(padding, output_size, sizes, strides)
-    spec = _Spec(output_size, sizes, strides, pairs, 1)
-    if _output_size(spec) != x.shape[1:-1]:
+    spec = Spec(output_size, sizes, strides, pairs, 1)
+    if spec.output != x.shape[1:-1]:
         raise ValueError(
-            f"output_size {output_size} convolves down to {_output_size(spec)} with kernel {sizes},"
+            f"output_size {output_size} convolves down to {spec.output} with kernel {sizes},"
             f" strides {strides} and padding {pairs}, but the input is {x.shape[1:-1]}"
         )
     return _input_gradient(spec, *device_axes.vary_alike(x, jnp.swapaxes(kernel, -1, -2)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(spec: _Spec, x: Array, kernel: Array) -> Array:
-    return _native(spec, x, kernel)
+def upsample(x: Array, factor: int = 2, *, taps: Sequence[float] | None = None) -> Array:
+    """Enlarge by repeating pixels, or by inserting zeros and filtering.
+
+    Args:
+      x: (B, *spatial, C).
+      factor: of every spatial size.
+      taps: of a symmetric filter, applied along each dimension and normalised so that a constant
+        stays one away from the border, such as (1, 3, 3, 1) (StyleGAN2) or (1, 2, 1) (R3GAN); None
+        repeats pixels. The border is zero, as in those papers.
+
+    Returns:
+      (B, *(factor * spatial), C), of the dtype of `x`.
+
+    References:
+      Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN, arXiv:1912.04958.
+
+    >>> upsample(jnp.arange(3.0).reshape(1, 3, 1))[0, :, 0].tolist()
+    [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+    >>> upsample(jnp.ones((1, 3, 1)), taps=(1, 3, 3, 1))[0, :, 0].tolist()
+    [0.75, 1.0, 1.0, 1.0, 1.0, 0.75]
+    """
+    taps = _normalised(taps, factor, factor)
+    sizes = tuple(n * factor for n in x.shape[1:-1])
+    overlap = len(taps) - factor
+    return _spread(x, _Filter(taps, factor, overlap // 2, overlap - overlap // 2), sizes)
+
+
+def downsample(x: Array, factor: int = 2, *, taps: Sequence[float] | None = None) -> Array:
+    """Shrink by averaging blocks of pixels, or by filtering and keeping every `factor`-th pixel.
+
+    Args:
+      x: (B, *spatial, C).
+      factor: of every spatial size, which it has to divide.
+      taps: as in `upsample`, normalised to a sum of one; None averages blocks.
+
+    Returns:
+      (B, *(spatial / factor), C), of the dtype of `x`.
+
+    >>> downsample(jnp.arange(4.0).reshape(1, 4, 1))[0, :, 0].tolist()
+    [0.5, 2.5]
+    """
+    if any(n % factor for n in x.shape[1:-1]):
+        raise ValueError(f"{factor} does not divide the spatial sizes of {x.shape}; pad it first")
+    taps = _normalised(taps, 1, factor)
+    overlap = len(taps) - factor
+    return _gather(x, _Filter(taps, factor, overlap - overlap // 2, overlap // 2))
+
+
+def blur(x: Array, taps: Sequence[float]) -> Array:
+    """Filter along each spatial dimension without a change of size.
+
+    Args:
+      x: (B, *spatial, C).
+      taps: as in `downsample`.
+
+    >>> blur(jnp.ones((1, 4, 1)), (1, 2, 1))[0, :, 0].tolist()
+    [0.75, 1.0, 1.0, 0.75]
+    """
+    return downsample(x, 1, taps=taps)
+
+
+class _Filter(NamedTuple):
+    """A filter and how it meets each dimension, the same for all."""
+
+    taps: tuple[float, ...]
+    stride: int
+    low: int
+    high: int
+
+
+def _normalised(taps: Sequence[float] | None, total: float, factor: int) -> tuple[float, ...]:
+    taps = tuple(float(tap) for tap in (taps or (1.0,) * factor))
+    if len(taps) < factor or not sum(taps):
+        raise ValueError(
+            f"a filter needs at least {factor} taps, the factor, with a sum that is not zero; got "
+            f"{taps}"
+        )
+    return tuple(total * tap / sum(taps) for tap in taps)
+
+
+# `_gather` computes y[i] = sum_k taps[k] x[stride * i + k - low] along each spatial dimension, and
+# `_spread` its transpose.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(x: Array, filter_: _Filter) -> Array:
+    for axis in range(1, x.ndim - 1):
+        x = _gather_along(x, axis, filter_)
+    return x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _spread(y: Array, filter_: _Filter, sizes: tuple[int, ...]) -> Array:
+    for axis, size in enumerate(sizes, 1):
+        y = _spread_along(y, axis, filter_, size)
+    return y
+
+
+_gather.defvjp(
+    lambda x, filter_: (_gather(x, filter_), x.shape[1:-1]),
+    lambda filter_, sizes, y: (_spread(y, filter_, sizes),),
+)
+_spread.defvjp(
+    lambda y, filter_, sizes: (_spread(y, filter_, sizes), None),
+    lambda filter_, sizes, _, x: (_gather(x, filter_),),
+)
+
+
+def _gather_along(x: Array, axis: int, filter_: _Filter) -> Array:
+    taps, stride, low, high = filter_
+    zero = jnp.zeros((), x.dtype)
+    edges = [(low, high, 0) if d == axis else (0, 0, 0) for d in range(x.ndim)]
+    x = lax.pad(x, zero, edges)
+    outputs = (x.shape[axis] - len(taps)) // stride + 1
+    stop = (outputs - 1) * stride + 1
+    return sum(
+        jnp.asarray(tap, x.dtype) * lax.slice_in_dim(x, k, k + stop, stride, axis)
+        for k, tap in enumerate(taps)
+        if tap
+    )
+
+
+def _spread_along(y: Array, axis: int, filter_: _Filter, size: int) -> Array:
+    taps, stride, low, _ = filter_
+    # Position p of the padded result gets taps[p - stride * i] y[i]: a phase p % stride takes every
+    # stride-th tap. The phases are interleaved at the end.
+    taps = (*taps, *(0.0,) * (-len(taps) % stride))
+    count = len(taps) // stride  # taps of a phase
+    length = -(-(low + size) // stride)  # positions of a phase
+    edges = [
+        (count - 1, max(0, length - y.shape[axis]), 0) if d == axis else (0, 0, 0)
+        for d in range(y.ndim)
+    ]
+    padded = lax.pad(y, jnp.zeros((), y.dtype), edges)
+    phases = []
+    for phase in range(stride):
+        parts = [
+            jnp.asarray(tap, y.dtype)
+            * lax.slice_in_dim(padded, count - 1 - k, count - 1 - k + length, 1, axis)
+            for k, tap in enumerate(taps[phase::stride])
+        ]
+        phases.append(sum(parts))
+    spread = jnp.stack(phases, axis + 1)
+    spread = spread.reshape(*y.shape[:axis], length * stride, *y.shape[axis + 1 :])
+    return lax.slice_in_dim(spread, low, low + size, 1, axis)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_gradient(spec: _Spec, y: Array, kernel: Array) -> Array:
-    """Return (B, *size, in) from y (B, *output, out) and kernel (*kernel, in, out)."""
-
-    def default(y, kernel):
-        shape = (y.shape[0], *spec.size, kernel.shape[-2] * spec.groups)
-        zeros = jnp.zeros_like(y, shape=shape)  # carries the device axes of y
-        return jax.vjp(lambda x: _native(spec, x, kernel), zeros)[1](y)[0]
-
-    if spec.groups != 1:
-        return default(y, kernel)
-    divides = all(k % s == 0 for k, s in zip(spec.kernel, spec.strides, strict=True))
-    # XLA swaps the operands of a convolution whose kernel is larger than its input: 10x slower.
-    swapped = math.prod(spec.kernel) > math.prod(y.shape[1:-1])
-    crops = min(low for low, _ in spec.padding) < 0
-    overlap = max(spec.strides) > 1 and (divides or swapped) and not crops
-    cpu = _overlap_add if overlap else _flipped_conv
-    return lax.platform_dependent(y, kernel, cpu=partial(cpu, spec), default=default)
+def _conv(spec: Spec, x: Array, kernel: Array) -> Array:
+    return lowerings.forward(spec, x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_gradient(spec: _Spec, x: Array, y: Array) -> Array:
-    """Return (*kernel, in, out) from x (B, *size, in) and y (B, *output, out)."""
+def _input_gradient(spec: Spec, y: Array, kernel: Array) -> Array:
+    return lowerings.input_gradient(spec, y, kernel)
 
-    def default(x, y):
-        shape = (*spec.kernel, x.shape[-1] // spec.groups, y.shape[-1])
-        zeros = jnp.zeros_like(x, shape=shape)
-        return jax.vjp(lambda kernel: _native(spec, x, kernel), zeros)[1](y)[0]
 
-    if spec.groups != 1:
-        return default(x, y)
-    return lax.platform_dependent(x, y, cpu=partial(_batch_conv, spec), default=default)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_gradient(spec: Spec, x: Array, y: Array) -> Array:
+    return lowerings.kernel_gradient(spec, x, y)
 
 
 def _save_operands(function, spec, a, b):
@@ -197,96 +307,6 @@ _kernel_gradient.defvjp(
         _conv(spec, saved[0], kernel),
     ),
 )
-
-
-def _native(spec: _Spec, x: Array, kernel: Array, **dilation) -> Array:
-    spatial = "DHW"[-len(spec.size) :]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        spec.strides,
-        spec.padding,
-        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-        feature_group_count=spec.groups,
-        **dilation,
-    )
-
-
-def _flipped_conv(spec: _Spec, y: Array, kernel: Array) -> Array:
-    """Take the input gradient as a convolution of the dilated `y` with the flipped kernel."""
-    rank = len(spec.size)
-    flipped = jnp.swapaxes(jnp.flip(kernel, range(rank)), -1, -2)
-    padding = []
-    for n, k, s, (low, _), m in zip(
-        spec.size, spec.kernel, spec.strides, spec.padding, y.shape[1:-1], strict=True
-    ):
-        before = k - 1 - low
-        padding.append((before, n + k - 1 - before - ((m - 1) * s + 1)))
-    plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
-    return _native(plain, y, flipped, lhs_dilation=spec.strides)
-
-
-def _overlap_add(spec: _Spec, y: Array, kernel: Array) -> Array:
-    """Take the input gradient as one matrix product; the blocks it gives overlap and are summed."""
-    rank, batch, outputs = len(spec.size), y.shape[0], y.shape[1:-1]
-    channels = kernel.shape[-2]
-    # To a multiple of the stride; where `_input_gradient` comes here otherwise, the map is tiny.
-    missing = [-k % s for k, s in zip(spec.kernel, spec.strides, strict=True)]
-    kernel = jnp.pad(kernel, [*((0, m) for m in missing), (0, 0), (0, 0)])
-    taps = [k // s for k, s in zip(kernel.shape, spec.strides, strict=False)]
-    columns = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
-    products = y.reshape(-1, y.shape[-1]) @ columns
-    # (B, *outputs, tap, stride, tap, stride, ..., channels): one tap of each dimension at a time is
-    # an image at full resolution, shifted by whole strides.
-    pairs = [size for pair in zip(taps, spec.strides, strict=True) for size in pair]
-    products = products.reshape(batch, *outputs, *pairs, channels)
-    interleave = [0, *(axis for d in range(rank) for axis in (1 + d, 1 + rank + d)), 1 + 2 * rank]
-    full = [n * s for n, s in zip(outputs, spec.strides, strict=True)]
-    total = 0
-    for tap in range(math.prod(taps)):
-        index, rest = [], tap
-        for size in reversed(taps):
-            index.insert(0, rest % size)
-            rest //= size
-        take = (slice(None),) * (1 + rank) + tuple(i for t in index for i in (t, slice(None)))
-        block = products[take].transpose(interleave).reshape(batch, *full, channels)
-        edges = [
-            (t * s, (size - 1 - t) * s)
-            for t, s, size in zip(index, spec.strides, taps, strict=True)
-        ]
-        total = total + jnp.pad(block, [(0, 0), *edges, (0, 0)])
-    # Drop what the padding covers; rows that no window reached have a gradient of zero.
-    missing = [
-        max(0, low + n - size)
-        for (low, _), n, size in zip(spec.padding, spec.size, total.shape[1:-1], strict=True)
-    ]
-    total = jnp.pad(total, [(0, 0), *((0, m) for m in missing), (0, 0)])
-    window = [slice(low, low + n) for (low, _), n in zip(spec.padding, spec.size, strict=True)]
-    return total[(slice(None), *window)]
-
-
-def _batch_conv(spec: _Spec, x: Array, y: Array) -> Array:
-    """Take the kernel gradient as a convolution of `x` with `y`, batch and channels swapped."""
-    rank = len(spec.size)
-    padding = []
-    for n, k, s, (low, _), m in zip(
-        spec.size, spec.kernel, spec.strides, spec.padding, y.shape[1:-1], strict=True
-    ):
-        padding.append((low, k - 1 + (m - 1) * s + 1 - n - low))
-    plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
-    gradient = _native(
-        plain, jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2), rhs_dilation=spec.strides
-    )  # (in, *kernel, out)
-    return jnp.moveaxis(gradient, 0, -2)
-
-
-def _output_size(spec: _Spec) -> tuple[int, ...]:
-    return tuple(
-        (n + low + high - k) // s + 1
-        for n, k, s, (low, high) in zip(
-            spec.size, spec.kernel, spec.strides, spec.padding, strict=True
-        )
-    )
 
 
 def _as_tuple(value: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -1,0 +1,250 @@
+"""How `ganjax.ops` computes the three functions of a convolution, and where it chooses which form.
+
+XLA's native gradients are convolutions with permuted dimension numbers. On a CPU those fall off the
+fast path inside `lax.scan` and `lax.cond` and for transposed convolutions, 20 to 300 times slower
+(`python benchmarks/ops.py`), so there the permutation is written out as a transpose in front of a
+plain convolution, or the gradient becomes a matrix product. Which form is fastest depends on
+the shape: `input_gradient` and `kernel_gradient` choose while tracing, from the same script's
+figures. Elsewhere XLA's own forms are taken. `lax.platform_dependent` decides while lowering and
+leaves no branch in the program.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ganjax.types import Array
+
+# Beyond this many bytes of intermediate products, a core's share of the cache is left.
+_CACHE_BYTES = 24 << 20
+# The share of a batch that a kernel gradient takes at a time, in bytes of the input.
+_CHUNK_BYTES = 5 << 19
+_FEWEST_EXAMPLES = 8
+# A chunk adds up one whole kernel; larger ones cost more than the chunk saves.
+_LARGEST_KERNEL_BYTES = 4 << 20
+# Up to so many input channels (images), patches are small.
+_FEW_CHANNELS = 4
+
+
+class Spec(NamedTuple):
+    """The static half of a convolution; `size` and `kernel` are spatial sizes of x and kernel."""
+
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    groups: int
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Spatial size of the result."""
+        return tuple(
+            (n + low + high - k) // s + 1
+            for n, k, s, (low, high) in zip(
+                self.size, self.kernel, self.strides, self.padding, strict=True
+            )
+        )
+
+
+def forward(spec: Spec, x: Array, kernel: Array, **dilation) -> Array:
+    """Return XLA's convolution of x (B, *size, in) with (*kernel, in // groups, out)."""
+    spatial = "DHW"[-len(spec.size) :]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        spec.strides,
+        spec.padding,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=spec.groups,
+        **dilation,
+    )
+
+
+def input_gradient(spec: Spec, y: Array, kernel: Array) -> Array:
+    """Return (B, *size, in) from y (B, *output, out) and kernel (*kernel, in, out)."""
+    native = partial(native_input_gradient, spec)
+    if spec.groups != 1:
+        return native(y, kernel)
+    cpu = partial(cpu_input_gradient(spec, y, kernel), spec)
+    return lax.platform_dependent(y, kernel, cpu=cpu, default=native)
+
+
+def kernel_gradient(spec: Spec, x: Array, y: Array) -> Array:
+    """Return (*kernel, in, out) from x (B, *size, in) and y (B, *output, out)."""
+    native = partial(native_kernel_gradient, spec)
+    if spec.groups != 1:
+        return native(x, y)
+    cpu = partial(cpu_kernel_gradient(spec, x, y), spec)
+    return lax.platform_dependent(x, y, cpu=cpu, default=native)
+
+
+def native_input_gradient(spec: Spec, y: Array, kernel: Array) -> Array:
+    """Take the input gradient as XLA does by itself."""
+    shape = (y.shape[0], *spec.size, kernel.shape[-2] * spec.groups)
+    zeros = jnp.zeros_like(y, shape=shape)  # carries the device axes of y
+    return jax.vjp(lambda x: forward(spec, x, kernel), zeros)[1](y)[0]
+
+
+def native_kernel_gradient(spec: Spec, x: Array, y: Array) -> Array:
+    """Take the kernel gradient as XLA does by itself."""
+    shape = (*spec.kernel, x.shape[-1] // spec.groups, y.shape[-1])
+    zeros = jnp.zeros_like(x, shape=shape)
+    return jax.vjp(lambda kernel: forward(spec, x, kernel), zeros)[1](y)[0]
+
+
+def cpu_input_gradient(spec: Spec, y: Array, kernel: Array) -> Callable[..., Array]:
+    """Return the form of the input gradient that is fastest on a CPU for operands like these."""
+    divides = all(k % s == 0 for k, s in zip(spec.kernel, spec.strides, strict=True))
+    # XLA swaps the operands of a convolution whose kernel is larger than its input: 10x slower.
+    swapped = math.prod(spec.kernel) > math.prod(y.shape[1:-1])
+    crops = min(low for low, _ in spec.padding) < 0
+    if max(spec.strides) == 1 or crops or not (divides or swapped):
+        return flipped_conv
+    products = math.prod(y.shape[:-1]) * math.prod(spec.kernel) * kernel.shape[-2]
+    # The polyphase form computes a border that is cut off; it matters on small maps.
+    border = math.prod(
+        (n + -(-k // s) - 1) / n
+        for n, k, s in zip(y.shape[1:-1], spec.kernel, spec.strides, strict=True)
+    )
+    large = products * y.dtype.itemsize > _CACHE_BYTES and kernel.shape[-2] > _FEW_CHANNELS
+    return polyphase if large and border < 1.2 else overlap_add
+
+
+def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
+    """Return the form of the kernel gradient that is fastest on a CPU for operands like these."""
+    if x.shape[-1] <= _FEW_CHANNELS and min(low for low, _ in spec.padding) >= 0:
+        return patches_product
+    size = x.shape[-1] * math.prod(spec.kernel) * y.shape[-1] * x.dtype.itemsize
+    wanted = -(-math.prod(x.shape) * x.dtype.itemsize // _CHUNK_BYTES)
+    if wanted < 3 or size > _LARGEST_KERNEL_BYTES:
+        return batch_conv
+    most = max(1, x.shape[0] // _FEWEST_EXAMPLES)
+    divisors = [n for n in range(1, most + 1) if x.shape[0] % n == 0]
+    chunks = next((n for n in divisors if n >= wanted), divisors[-1])
+    return partial(in_chunks, batch_conv, chunks) if chunks > 1 else batch_conv
+
+
+def flipped_conv(spec: Spec, y: Array, kernel: Array) -> Array:
+    """Take the input gradient as a convolution of the dilated `y` with the flipped kernel."""
+    rank = len(spec.size)
+    flipped = jnp.swapaxes(jnp.flip(kernel, range(rank)), -1, -2)
+    padding = []
+    for n, k, s, (low, _), m in zip(
+        spec.size, spec.kernel, spec.strides, spec.padding, y.shape[1:-1], strict=True
+    ):
+        before = k - 1 - low
+        padding.append((before, n + k - 1 - before - ((m - 1) * s + 1)))
+    plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
+    return forward(plain, y, flipped, lhs_dilation=spec.strides)
+
+
+def overlap_add(spec: Spec, y: Array, kernel: Array) -> Array:
+    """Take the input gradient as one matrix product; the blocks it gives overlap and are summed."""
+    rank, batch, outputs = len(spec.size), y.shape[0], y.shape[1:-1]
+    channels = kernel.shape[-2]
+    kernel, taps = _whole_strides(spec, kernel)
+    columns = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
+    products = y.reshape(-1, y.shape[-1]) @ columns
+    # (B, *outputs, tap, stride, tap, stride, ..., channels): one tap of each dimension at a time is
+    # an image at full resolution, shifted by whole strides.
+    pairs = [size for pair in zip(taps, spec.strides, strict=True) for size in pair]
+    products = products.reshape(batch, *outputs, *pairs, channels)
+    interleave = [0, *(axis for d in range(rank) for axis in (1 + d, 1 + rank + d)), 1 + 2 * rank]
+    full = [n * s for n, s in zip(outputs, spec.strides, strict=True)]
+    total = 0
+    for index in itertools.product(*map(range, taps)):
+        take = (slice(None),) * (1 + rank) + tuple(i for t in index for i in (t, slice(None)))
+        block = products[take].transpose(interleave).reshape(batch, *full, channels)
+        edges = [
+            (t * s, (size - 1 - t) * s)
+            for t, s, size in zip(index, spec.strides, taps, strict=True)
+        ]
+        total = total + jnp.pad(block, [(0, 0), *edges, (0, 0)])
+    return _window(spec, total)
+
+
+def polyphase(spec: Spec, y: Array, kernel: Array) -> Array:
+    """Take the input gradient as one convolution that gives the pixels of a stride as channels."""
+    rank, batch = len(spec.size), y.shape[0]
+    kernel, taps = _whole_strides(spec, kernel)
+    channels, features = kernel.shape[-2:]
+    pairs = [size for pair in zip(taps, spec.strides, strict=True) for size in pair]
+    order = [*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank]
+    kernel = kernel.reshape(*pairs, channels, features).transpose(order)
+    kernel = jnp.flip(kernel.reshape(*taps, features, -1), range(rank))
+    plain = Spec(
+        y.shape[1:-1], tuple(taps), (1,) * rank, tuple((t - 1, t - 1) for t in taps), spec.groups
+    )
+    pixels = forward(plain, y, kernel)
+    size = pixels.shape[1:-1]
+    pixels = pixels.reshape(batch, *size, *spec.strides, channels)
+    interleave = [0, *(axis for d in range(rank) for axis in (1 + d, 1 + rank + d)), 1 + 2 * rank]
+    full = [n * s for n, s in zip(size, spec.strides, strict=True)]
+    return _window(spec, pixels.transpose(interleave).reshape(batch, *full, channels))
+
+
+def _whole_strides(spec: Spec, kernel: Array) -> tuple[Array, list[int]]:
+    """Pad a kernel to a multiple of the stride; return it and its size in strides."""
+    missing = [-k % s for k, s in zip(spec.kernel, spec.strides, strict=True)]
+    kernel = jnp.pad(kernel, [*((0, m) for m in missing), (0, 0), (0, 0)])
+    return kernel, [k // s for k, s in zip(kernel.shape, spec.strides, strict=False)]
+
+
+def _window(spec: Spec, total: Array) -> Array:
+    """Drop what the padding covers; rows that no window reached have a gradient of zero."""
+    missing = [
+        max(0, low + n - size)
+        for (low, _), n, size in zip(spec.padding, spec.size, total.shape[1:-1], strict=True)
+    ]
+    total = jnp.pad(total, [(0, 0), *((0, m) for m in missing), (0, 0)])
+    window = [slice(low, low + n) for (low, _), n in zip(spec.padding, spec.size, strict=True)]
+    return total[(slice(None), *window)]
+
+
+def batch_conv(spec: Spec, x: Array, y: Array) -> Array:
+    """Take the kernel gradient as a convolution of `x` with `y`, batch and channels swapped."""
+    rank = len(spec.size)
+    padding = []
+    for n, k, s, (low, _), m in zip(
+        spec.size, spec.kernel, spec.strides, spec.padding, y.shape[1:-1], strict=True
+    ):
+        padding.append((low, k - 1 + (m - 1) * s + 1 - n - low))
+    plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
+    gradient = forward(
+        plain, jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2), rhs_dilation=spec.strides
+    )  # (in, *kernel, out)
+    return jnp.moveaxis(gradient, 0, -2)
+
+
+def patches_product(spec: Spec, x: Array, y: Array) -> Array:
+    """Take the kernel gradient as a matrix product with the patches of `x`, for few channels."""
+    edges = [
+        (low, max(0, (m - 1) * s + k - low - n))
+        for n, k, s, (low, _), m in zip(
+            spec.size, spec.kernel, spec.strides, spec.padding, y.shape[1:-1], strict=True
+        )
+    ]
+    x = jnp.pad(x, [(0, 0), *edges, (0, 0)])
+    patches = []
+    for offset in itertools.product(*map(range, spec.kernel)):
+        window = [
+            slice(k, k + (m - 1) * s + 1, s)
+            for k, m, s in zip(offset, y.shape[1:-1], spec.strides, strict=True)
+        ]
+        patches.append(x[(slice(None), *window)])
+    patches = jnp.concatenate(patches, -1).reshape(-1, math.prod(spec.kernel) * x.shape[-1])
+    gradient = patches.T @ y.reshape(-1, y.shape[-1])
+    return gradient.reshape(*spec.kernel, x.shape[-1], y.shape[-1])
+
+
+def in_chunks(function: Callable[..., Array], chunks: int, spec: Spec, x: Array, y: Array):
+    """Add up a kernel gradient over parts of the batch that fit the cache."""
+    # Every n-th example, so that a batch which is sharded over its first axis stays where it is.
+    x, y = (a.reshape(-1, chunks, *a.shape[1:]) for a in (x, y))
+    return sum(function(spec, x[:, i], y[:, i]) for i in range(chunks))

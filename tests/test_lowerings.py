@@ -1,0 +1,100 @@
+"""Every form of a gradient equals XLA's, and the choice among them follows the shape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ganjax import lowerings
+from ganjax.lowerings import Spec
+
+# spatial size, kernel size, strides, padding
+CASES = {
+    "1d, WaveGAN": ((24,), (25,), (4,), "SAME"),
+    "2d, DCGAN": ((8, 6), (4, 4), (2, 2), "SAME"),
+    "2d, odd kernel": ((7, 6), (5, 3), (2, 2), "SAME"),
+    "2d, plain": ((6, 5), (3, 3), (1, 1), "SAME"),
+    "2d, no padding": ((7, 8), (3, 3), (2, 2), "VALID"),
+    "3d, video": ((4, 6, 5), (4, 4, 4), (2, 2, 2), "SAME"),
+}
+
+
+def spec_of(size, kernel, strides, padding):
+    pairs = lax.padtype_to_pads(size, kernel, strides, padding)
+    return Spec(size, kernel, strides, tuple(map(tuple, pairs)), 1)
+
+
+def operands(spec, batch=4, channels=(3, 5)):
+    random = np.random.default_rng(0)
+    shapes = (
+        (batch, *spec.size, channels[0]),
+        (batch, *spec.output, channels[1]),
+        (*spec.kernel, *channels),
+    )
+    return tuple(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes)
+
+
+def assert_near(ours, expected):
+    scale = np.max(np.abs(expected))
+    np.testing.assert_allclose(ours / scale, expected / scale, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_input_gradient_is_that_of_xla(case, quick_jit):
+    spec = spec_of(*CASES[case])
+    _, y, kernel = operands(spec)
+    expected = lowerings.native_input_gradient(spec, y, kernel)
+    for form in (lowerings.flipped_conv, lowerings.overlap_add, lowerings.polyphase):
+        assert_near(quick_jit(lambda y, k, f=form: f(spec, y, k))(y, kernel), expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kernel_gradient_is_that_of_xla(case, quick_jit):
+    spec = spec_of(*CASES[case])
+    x, y, _ = operands(spec)
+    expected = lowerings.native_kernel_gradient(spec, x, y)
+    forms = {
+        "batch_conv": lowerings.batch_conv,
+        "patches": lowerings.patches_product,
+        "chunks": lambda *a: lowerings.in_chunks(lowerings.batch_conv, 2, *a),
+    }
+    for form in forms.values():
+        assert_near(quick_jit(lambda x, y, f=form: f(spec, x, y))(x, y), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "batch", "input_form", "kernel_form"),
+    [
+        ((8, 8), (256, 512), 64, "overlap_add", "batch_conv"),  # a large kernel stays whole
+        ((32, 32), (64, 128), 64, "polyphase", "in_chunks"),
+        ((32, 32), (64, 128), 8, "overlap_add", "batch_conv"),  # fits the cache
+        ((64, 64), (3, 64), 64, "overlap_add", "patches_product"),  # images
+    ],
+)
+def test_the_choice_follows_the_shape(size, channels, batch, input_form, kernel_form):
+    spec = spec_of(size, (4, 4), (2, 2), "SAME")
+    x, y, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in (
+            (batch, *size, channels[0]),
+            (batch, *spec.output, channels[1]),
+            (4, 4, *channels),
+        )
+    )
+    chosen = lowerings.cpu_input_gradient(spec, y, kernel)
+    assert chosen.__name__ == input_form
+    chosen = lowerings.cpu_kernel_gradient(spec, x, y)
+    assert getattr(chosen, "func", chosen).__name__ == kernel_form
+
+
+def test_chunks_divide_a_batch_of_any_size():
+    spec = spec_of((32, 32), (4, 4), (2, 2), "SAME")
+    for batch in (24, 60, 62, 37):
+        x, y, _ = operands(spec, batch, (64, 8))
+        expected = lowerings.native_kernel_gradient(spec, x, y)
+        chosen = lowerings.cpu_kernel_gradient(spec, x, y)
+        if batch != 37:  # a prime number of examples stays whole
+            assert chosen.func is lowerings.in_chunks
+            assert batch // chosen.args[1] >= 8
+        assert_near(jax.jit(lambda x, y, f=chosen: f(spec, x, y))(x, y), expected)
