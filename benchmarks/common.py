@@ -154,14 +154,15 @@ def device() -> str:
     return f"cpu, {cores} cores, {model}"
 
 
-def environment() -> dict[str, str]:
+def environment() -> dict[str, Any]:
     """Return versions and commit."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    found: dict[str, Any] = {"versions": versions}
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:

@@ -5,7 +5,7 @@ Adam and a running average kept; in turns in one process. PyTorch: channels_last
 discriminator frozen in the generator's update, `torch.compile` as well where it works (it cannot
 differentiate twice), and on a GPU cudnn.benchmark and the whole step as one CUDA graph; each row
 compares with the fastest of them. ganjax is measured as a compiled step called from Python and as
-20 steps inside `lax.scan`.
+several steps inside `lax.scan`, as `ganjax.fit` runs them.
 
 `ceiling_fraction` is the share of this machine's matrix-product rate, measured in the same run,
 that the step's floating-point operations (as XLA counts them) reach.
@@ -16,6 +16,7 @@ that the step's floating-point operations (as XLA counts them) reach.
 import dataclasses
 import functools
 import statistics
+import time
 
 import common
 import jax
@@ -30,7 +31,7 @@ try:
 except ImportError:
     torch_networks = None
 
-SCAN = 20
+SECONDS = 1.0  # of one block of steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +103,23 @@ def batch_of(case: Case) -> dict[str, jax.Array]:
     return batch
 
 
-def step_runners(case: Case, precision: str, num_steps: int):
-    """Return ganjax's two ways of training `num_steps` steps, and the FLOPs of one."""
+def step_runners(case: Case, precision: str):
+    """Return ganjax's two ways of training a block of steps, the FLOPs of one, and the block."""
     algorithm, batch = algorithm_of(case, precision), batch_of(case)
-    images = num_steps * case.batch_size * case.discriminator_steps
     step = jax.jit(algorithm.train_step, donate_argnums=0)
+    states = {name: jax.jit(algorithm.init)(jax.random.key(0)) for name in ("step", "scan")}
+    for _ in range(3):
+        start = time.perf_counter()
+        states["step"], _ = jax.block_until_ready(step(states["step"], batch))
+        elapsed = time.perf_counter() - start
+    num_steps = max(2, min(1000, round(SECONDS / elapsed)))
+    images = num_steps * case.batch_size * case.discriminator_steps
     scan = jax.jit(
         lambda state, batch: jax.lax.scan(
             lambda state, _: algorithm.train_step(state, batch), state, length=num_steps
         ),
         donate_argnums=0,
     )
-    states = {name: jax.jit(algorithm.init)(jax.random.key(0)) for name in ("step", "scan")}
     cost = step.lower(states["step"], batch).compile().cost_analysis()
 
     def run_steps():
@@ -128,7 +134,7 @@ def step_runners(case: Case, precision: str, num_steps: int):
         states["scan"], _ = jax.block_until_ready(scan(states["scan"], batch))
         return images
 
-    return {"step": run_steps, "scan": run_scan}, (cost or {}).get("flops")
+    return {"step": run_steps, "scan": run_scan}, (cost or {}).get("flops"), num_steps
 
 
 def torch_runners(case: Case, precision: str, num_steps: int):
@@ -181,8 +187,7 @@ def main() -> None:
     for name in args.cases:
         case = CASES[name]
         per_step = case.batch_size * case.discriminator_steps
-        num_steps = SCAN if jax.default_backend() != "cpu" or per_step <= 64 else SCAN // 4
-        ours, flops = step_runners(case, args.precision, num_steps)
+        ours, flops, num_steps = step_runners(case, args.precision)
         theirs = {}
         if torch_networks is not None:
             theirs = torch_runners(case, args.precision, num_steps)

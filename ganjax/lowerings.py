@@ -1,11 +1,11 @@
 """How `ganjax.ops` computes the three functions of a convolution, and where it chooses which form.
 
 XLA's native gradients are convolutions with permuted dimension numbers. On a CPU those fall off the
-fast path inside `lax.scan` and `lax.cond` and for transposed convolutions, 20 to 300 times slower
-(`python benchmarks/ops.py`), so there the permutation is written out as a transpose in front of a
-plain convolution, or the gradient becomes a matrix product. Which form is fastest depends on
-the shape: `input_gradient` and `kernel_gradient` choose while tracing, from the same script's
-figures. Elsewhere XLA's own forms are taken. `lax.platform_dependent` decides while lowering and
+fast path, the more so inside `lax.scan` and `lax.cond`, and convolutions in three dimensions never
+are on it. So there a permutation is written out as a transpose in front of a plain convolution, or
+a gradient becomes a matrix product, or a volume is taken plane by plane. Which form is fastest
+depends on the shape and is chosen while tracing, by the figures of `python benchmarks/ops.py
+--forms`. Elsewhere XLA's own forms are taken. `lax.platform_dependent` decides while lowering and
 leaves no branch in the program.
 """
 
@@ -52,8 +52,16 @@ class Spec(NamedTuple):
         )
 
 
-def forward(spec: Spec, x: Array, kernel: Array, **dilation) -> Array:
-    """Return XLA's convolution of x (B, *size, in) with (*kernel, in // groups, out)."""
+def forward(spec: Spec, x: Array, kernel: Array) -> Array:
+    """Return (B, *output, out) from x (B, *size, in) and kernel (*kernel, in // groups, out)."""
+    native = partial(native_forward, spec)
+    if spec.groups != 1 or len(spec.size) < 3:
+        return native(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=partial(sum_of_planes, spec), default=native)
+
+
+def native_forward(spec: Spec, x: Array, kernel: Array, **dilation) -> Array:
+    """Convolve as XLA does by itself."""
     spatial = "DHW"[-len(spec.size) :]
     return lax.conv_general_dilated(
         x,
@@ -88,23 +96,26 @@ def native_input_gradient(spec: Spec, y: Array, kernel: Array) -> Array:
     """Take the input gradient as XLA does by itself."""
     shape = (y.shape[0], *spec.size, kernel.shape[-2] * spec.groups)
     zeros = jnp.zeros_like(y, shape=shape)  # carries the device axes of y
-    return jax.vjp(lambda x: forward(spec, x, kernel), zeros)[1](y)[0]
+    return jax.vjp(lambda x: native_forward(spec, x, kernel), zeros)[1](y)[0]
 
 
 def native_kernel_gradient(spec: Spec, x: Array, y: Array) -> Array:
     """Take the kernel gradient as XLA does by itself."""
     shape = (*spec.kernel, x.shape[-1] // spec.groups, y.shape[-1])
     zeros = jnp.zeros_like(x, shape=shape)
-    return jax.vjp(lambda kernel: forward(spec, x, kernel), zeros)[1](y)[0]
+    return jax.vjp(lambda kernel: native_forward(spec, x, kernel), zeros)[1](y)[0]
 
 
 def cpu_input_gradient(spec: Spec, y: Array, kernel: Array) -> Callable[..., Array]:
     """Return the form of the input gradient that is fastest on a CPU for operands like these."""
-    divides = all(k % s == 0 for k, s in zip(spec.kernel, spec.strides, strict=True))
+    if min(low for low, _ in spec.padding) < 0:
+        return flipped_conv
+    if len(spec.size) == 3:
+        return overlap_add
+    padded = math.prod(-(-k // s) * s / k for k, s in zip(spec.kernel, spec.strides, strict=True))
     # XLA swaps the operands of a convolution whose kernel is larger than its input: 10x slower.
     swapped = math.prod(spec.kernel) > math.prod(y.shape[1:-1])
-    crops = min(low for low, _ in spec.padding) < 0
-    if max(spec.strides) == 1 or crops or not (divides or swapped):
+    if max(spec.strides) == 1 or (padded > 1.5 and not swapped):
         return flipped_conv
     products = math.prod(y.shape[:-1]) * math.prod(spec.kernel) * kernel.shape[-2]
     # The polyphase form computes a border that is cut off; it matters on small maps.
@@ -118,6 +129,8 @@ def cpu_input_gradient(spec: Spec, y: Array, kernel: Array) -> Callable[..., Arr
 
 def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
     """Return the form of the kernel gradient that is fastest on a CPU for operands like these."""
+    if len(spec.size) == 3:
+        return gradients_of_planes
     if x.shape[-1] <= _FEW_CHANNELS and min(low for low, _ in spec.padding) >= 0:
         return patches_product
     size = x.shape[-1] * math.prod(spec.kernel) * y.shape[-1] * x.dtype.itemsize
@@ -128,6 +141,35 @@ def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
     divisors = [n for n in range(1, most + 1) if x.shape[0] % n == 0]
     chunks = next((n for n in divisors if n >= wanted), divisors[-1])
     return partial(in_chunks, batch_conv, chunks) if chunks > 1 else batch_conv
+
+
+def sum_of_planes(spec: Spec, x: Array, kernel: Array) -> Array:
+    """Convolve a volume as a sum, over the kernel's planes, of convolutions of planes."""
+    flat, planes = _planes(spec, x)
+    total = sum(native_forward(flat, plane, kernel[k]) for k, plane in enumerate(planes))
+    return total.reshape(x.shape[0], *spec.output, kernel.shape[-1])
+
+
+def gradients_of_planes(spec: Spec, x: Array, y: Array) -> Array:
+    """Take the kernel gradient of a volume plane by plane of the kernel."""
+    flat, planes = _planes(spec, x)
+    y = y.reshape(-1, *y.shape[2:])
+    form = cpu_kernel_gradient(flat, planes[0], y)
+    return jnp.stack([form(flat, plane, y) for plane in planes])
+
+
+def _planes(spec: Spec, x: Array) -> tuple[Spec, list[Array]]:
+    """Return the convolution of a plane, and for each of the kernel's planes those it meets."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[1] = (*spec.padding[0], 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+    count, stride = spec.output[0], spec.strides[0]
+    planes = [
+        lax.slice_in_dim(x, k, k + (count - 1) * stride + 1, stride, axis=1)
+        for k in range(spec.kernel[0])
+    ]
+    flat = Spec(spec.size[1:], spec.kernel[1:], spec.strides[1:], spec.padding[1:], 1)
+    return flat, [plane.reshape(-1, *plane.shape[2:]) for plane in planes]
 
 
 def flipped_conv(spec: Spec, y: Array, kernel: Array) -> Array:
@@ -141,7 +183,7 @@ def flipped_conv(spec: Spec, y: Array, kernel: Array) -> Array:
         before = k - 1 - low
         padding.append((before, n + k - 1 - before - ((m - 1) * s + 1)))
     plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
-    return forward(plain, y, flipped, lhs_dilation=spec.strides)
+    return native_forward(plain, y, flipped, lhs_dilation=spec.strides)
 
 
 def overlap_add(spec: Spec, y: Array, kernel: Array) -> Array:
@@ -181,7 +223,7 @@ def polyphase(spec: Spec, y: Array, kernel: Array) -> Array:
     plain = Spec(
         y.shape[1:-1], tuple(taps), (1,) * rank, tuple((t - 1, t - 1) for t in taps), spec.groups
     )
-    pixels = forward(plain, y, kernel)
+    pixels = native_forward(plain, y, kernel)
     size = pixels.shape[1:-1]
     pixels = pixels.reshape(batch, *size, *spec.strides, channels)
     interleave = [0, *(axis for d in range(rank) for axis in (1 + d, 1 + rank + d)), 1 + 2 * rank]
@@ -216,7 +258,7 @@ def batch_conv(spec: Spec, x: Array, y: Array) -> Array:
     ):
         padding.append((low, k - 1 + (m - 1) * s + 1 - n - low))
     plain = spec._replace(strides=(1,) * rank, padding=tuple(padding))
-    gradient = forward(
+    gradient = native_forward(
         plain, jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2), rhs_dilation=spec.strides
     )  # (in, *kernel, out)
     return jnp.moveaxis(gradient, 0, -2)

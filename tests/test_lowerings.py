@@ -17,6 +17,7 @@ CASES = {
     "2d, plain": ((6, 5), (3, 3), (1, 1), "SAME"),
     "2d, no padding": ((7, 8), (3, 3), (2, 2), "VALID"),
     "3d, video": ((4, 6, 5), (4, 4, 4), (2, 2, 2), "SAME"),
+    "3d, plain": ((4, 3, 5), (3, 3, 3), (1, 1, 1), "SAME"),
 }
 
 
@@ -59,8 +60,19 @@ def test_every_kernel_gradient_is_that_of_xla(case, quick_jit):
         "patches": lowerings.patches_product,
         "chunks": lambda *a: lowerings.in_chunks(lowerings.batch_conv, 2, *a),
     }
+    if len(spec.size) == 3:
+        forms["planes"] = lowerings.gradients_of_planes
     for form in forms.values():
         assert_near(quick_jit(lambda x, y, f=form: f(spec, x, y))(x, y), expected)
+
+
+def test_a_volume_is_a_sum_of_planes(quick_jit):
+    for case in (case for case in CASES if case.startswith("3d")):
+        spec = spec_of(*CASES[case])
+        x, _, kernel = operands(spec)
+        expected = lowerings.native_forward(spec, x, kernel)
+        ours = quick_jit(lambda x, k, s=spec: lowerings.sum_of_planes(s, x, k))(x, kernel)
+        assert_near(ours, expected)
 
 
 @pytest.mark.parametrize(
