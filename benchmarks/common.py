@@ -46,7 +46,7 @@ def arguments(description: str, cases: Sequence[str], **extra: Mapping) -> argpa
 
 
 def in_turns(
-    functions: Mapping[str, Callable[[], float]], *, quick: bool, rounds: int = 9
+    functions: Mapping[str, Callable[[], float]], *, quick: bool, rounds: int = 5
 ) -> dict[str, list[float]]:
     """Measure rates in turns, so that a drift of the machine meets all alike.
 

@@ -93,6 +93,7 @@ class Trainer:
       discriminator_steps: a step.
       batch_norm: in the discriminator.
       num_classes: 0 for none.
+      joint_pass: judge real and fake images in one pass.
       precision: "float32", or "bfloat16" for autocast.
       compiled: whether `torch.compile` works on the networks.
       graph: whether the whole step becomes one CUDA graph.
@@ -110,6 +111,7 @@ class Trainer:
         discriminator_steps=1,
         batch_norm=True,
         num_classes=0,
+        joint_pass=False,
         precision="float32",
         compiled=False,
         graph=False,
@@ -119,7 +121,7 @@ class Trainer:
         self.loss, self.gradient_penalty, self.r1_interval = loss, gradient_penalty, r1_interval
         self.discriminator_steps, self.batch_size = discriminator_steps, batch_size
         self.num_classes, self.precision, self.count = num_classes, precision, 0
-        self.latent_dim = 64
+        self.latent_dim, self.joint_pass = 64, joint_pass
 
         def place(module):
             return module.to(self.device, memory_format=torch.channels_last)
@@ -208,8 +210,12 @@ class Trainer:
         self.count += 1
 
     def _update_discriminator(self, real, fake, labels):
-        real_logits = self.judge(real, labels).float()
-        fake_logits = self.judge(fake, labels).float()
+        if self.joint_pass:
+            both = None if labels is None else torch.cat([labels, labels])
+            real_logits, fake_logits = self.judge(torch.cat([real, fake]), both).float().chunk(2)
+        else:
+            real_logits = self.judge(real, labels).float()
+            fake_logits = self.judge(fake, labels).float()
         if self.loss == "non_saturating":
             loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
         else:

@@ -47,6 +47,7 @@ class Case:
     discriminator_steps: int = 1
     batch_norm: bool = True
     num_classes: int = 0
+    joint_pass: bool = False
 
 
 CASES = {
@@ -62,6 +63,7 @@ CASES = {
         batch_norm=False,
     ),
     "conditional28": Case((28, 28, 1), batch_norm=False, num_classes=10, r1_interval=8),
+    "joint28": Case((28, 28, 1), batch_norm=False, joint_pass=True),
 }
 
 
@@ -86,6 +88,7 @@ def algorithm_of(case: Case, precision: str = "float32") -> ganjax.Algorithm:
         discriminator_terms=terms,
         discriminator_steps=case.discriminator_steps,
         share_fakes=case.discriminator_steps == 1,
+        joint_pass=case.joint_pass,
         num_classes=case.num_classes,
         ema_half_life_images=5_000,
     )

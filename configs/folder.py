@@ -4,8 +4,9 @@ Paper: Radford et al. 2015, arXiv:1511.06434 (64x64), with R1 (arXiv:1801.04406)
   flips for small sets.
 Command: ganjax train folder --data.source DIR (or a .zip; class subfolders may become labels with
   --model.conditional)
-Expected: some 15 minutes on two CPU cores (128 real images/s on a busy AMD EPYC).
-Result: depends on the folder.
+Expected: 25 minutes on two busy cores of an AMD EPYC (103 real images/s; 340 while they are quiet).
+Result: depends on the folder. On 1,495 photos of clothes of 112 sizes: Fréchet distance 5.7 on
+  8x8 pixels (1k vs held out, seed 0); shapes and colours of garments, no details.
 """
 
 from ganjax.config import GAN, Config, Data, Penalty, Train

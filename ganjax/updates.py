@@ -59,6 +59,7 @@ def discriminator_loss(
     terms: Sequence[Term] = (),
     weights: Mapping[str, Array] | None = None,
     augment: Transform | None = None,
+    joint_pass: bool = False,
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """Return the discriminator's loss on a real and a fake batch.
 
@@ -74,6 +75,7 @@ def discriminator_loss(
       terms: penalties, each weighted with its weight times its interval.
       weights: of the terms, by name; by default those they were made with.
       augment: `(images, key) -> images`, applied to whatever the discriminator sees.
+      joint_pass: judge both batches in one pass; see `ganjax.gan`.
 
     Returns:
       (loss, (variables, metrics)), the loss a mean over the batch.
@@ -81,7 +83,7 @@ def discriminator_loss(
     network = as_network(discriminator)
     real_key, fake_key, term_key = jax.random.split(key, 3)
 
-    def discriminate(images, variables, key):
+    def discriminate(images, variables, key, labels=labels):
         network_key, augment_key = jax.random.split(key)
         if augment is not None:
             images = augment(images, augment_key)
@@ -103,9 +105,19 @@ def discriminator_loss(
     total, metrics = players.weigh(terms, weights, penalty)
     if loss is None:
         return total, (variables, metrics)
-    # Two passes, not one over both: batch norm would mix real and fake statistics.
-    real_logits, updated = discriminate(real_images, variables, real_key)
-    fake_logits, updated = discriminate(fake_images, updated, fake_key)
+    if joint_pass:
+        if "batch_stats" in variables:
+            raise ValueError(
+                "joint_pass judges real and fake images as one batch, but this discriminator has "
+                "batch statistics, which that would mix; leave joint_pass out"
+            )
+        both = None if labels is None else _interleave(labels, labels)
+        images = _interleave(real_images, fake_images.astype(real_images.dtype))
+        logits, updated = discriminate(images, variables, real_key, both)
+        real_logits, fake_logits = logits.reshape(-1, 2).T
+    else:
+        real_logits, updated = discriminate(real_images, variables, real_key)
+        fake_logits, updated = discriminate(fake_images, updated, fake_key)
     adversarial = jnp.mean(loss.discriminator(real_logits=real_logits, fake_logits=fake_logits))
     metrics |= {
         "loss/discriminator": adversarial,
@@ -113,6 +125,11 @@ def discriminator_loss(
         "logits/fake": jnp.mean(fake_logits),
     }
     return adversarial + total, (updated, metrics)
+
+
+def _interleave(a: Array, b: Array) -> Array:
+    # Not one behind the other: halves of a sharded batch would have to move between devices.
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
 def generator_loss(
@@ -189,6 +206,7 @@ def discriminator_update(
     step: Array | int = 0,
     running: dict[str, Array] | None = None,
     augment: Transform | None = None,
+    joint_pass: bool = False,
     micro_batches: int = 1,
 ) -> tuple[Player, dict[str, Array], Metrics]:
     """Update the discriminator once, and once more for each group of lazy terms that is due.
@@ -208,6 +226,7 @@ def discriminator_update(
       step: of the training; lazy terms are due where their interval divides it.
       running: last values of the lazy terms.
       augment: applied to whatever the discriminator sees.
+      joint_pass: judge both batches in one pass; see `ganjax.gan`.
       micro_batches: over how many parts of the batch gradients are accumulated.
 
     Returns:
@@ -228,6 +247,7 @@ def discriminator_update(
                 terms=terms,
                 weights=weights,
                 augment=augment,
+                joint_pass=joint_pass,
             )
 
         return function

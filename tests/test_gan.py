@@ -243,7 +243,11 @@ def params_of(state):
 FIXED = fixed_latents().sample(KEY, BATCH)
 
 
-@pytest.mark.parametrize("options", [{}, {"share_fakes": True}, {"micro_batches": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"share_fakes": True}, {"joint_pass": True}, {"micro_batches": 4}],
+    ids=str,
+)
 @pytest.mark.parametrize("labels", [False, True])
 def test_a_step_is_what_one_writes_by_hand(options, labels, quick_jit):
     algorithm = hand_written(num_classes=CLASSES if labels else 0, **options)
@@ -269,6 +273,26 @@ def test_shared_fakes_are_those_of_the_generators_own_latents(quick_jit):
     params, expected_metrics = by_hand(state, batch, z)
     assert_trees_close(params_of(after), params)
     assert_trees_close(metrics, expected_metrics)
+
+
+def test_one_pass_over_both_refuses_to_mix_batch_statistics():
+    algorithm = ganjax.gan(
+        dcgan.Generator((8, 8, 1), 4),
+        dcgan.Discriminator(4),  # one layer, without batch norm
+        latents=latents.normal(DIM),
+        joint_pass=True,
+    )
+    state = algorithm.init(KEY)
+    jax.eval_shape(algorithm.train_step, state, batch_of((8, 8, 1)))
+    algorithm = ganjax.gan(
+        dcgan.Generator((16, 16, 1), 4),
+        dcgan.Discriminator(4),
+        latents=latents.normal(DIM),
+        joint_pass=True,
+    )
+    state = algorithm.init(KEY)
+    with pytest.raises(ValueError, match=r"has batch statistics, which that would mix"):
+        algorithm.train_step(state, batch_of((16, 16, 1)))
 
 
 def test_without_sharing_the_two_updates_draw_latents_of_their_own():

@@ -85,6 +85,7 @@ def penalties_and_everything_repeated():
             Term("gp", penalties.gradient_penalty, 1.0),
             Term("r1", penalties.r1, 0.1, 2),
         ],
+        joint_pass=True,
         discriminator_steps=2,
         micro_batches=2,
     )
