@@ -23,7 +23,7 @@ from ganjax.types import Array
 
 # Beyond this many bytes of intermediate products, a core's share of the cache is left.
 _CACHE_BYTES = 24 << 20
-# The share of a batch that a kernel gradient takes at a time, in bytes of the input.
+# The share of a batch that is convolved at a time, in bytes.
 _CHUNK_BYTES = 5 << 19
 _FEWEST_EXAMPLES = 8
 # A chunk adds up one whole kernel; larger ones cost more than the chunk saves.
@@ -55,9 +55,10 @@ class Spec(NamedTuple):
 def forward(spec: Spec, x: Array, kernel: Array) -> Array:
     """Return (B, *output, out) from x (B, *size, in) and kernel (*kernel, in // groups, out)."""
     native = partial(native_forward, spec)
-    if spec.groups != 1 or len(spec.size) < 3:
+    form = cpu_forward(spec, x, kernel)
+    if form is native_forward:
         return native(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=partial(sum_of_planes, spec), default=native)
+    return lax.platform_dependent(x, kernel, cpu=partial(form, spec), default=native)
 
 
 def native_forward(spec: Spec, x: Array, kernel: Array, **dilation) -> Array:
@@ -106,6 +107,17 @@ def native_kernel_gradient(spec: Spec, x: Array, y: Array) -> Array:
     return jax.vjp(lambda kernel: native_forward(spec, x, kernel), zeros)[1](y)[0]
 
 
+def cpu_forward(spec: Spec, x: Array, kernel: Array) -> Callable[..., Array]:
+    """Return the form of the convolution that is fastest on a CPU for operands like these."""
+    del kernel
+    if spec.groups != 1:
+        return native_forward
+    if len(spec.size) == 3:
+        return sum_of_planes
+    chunks = _chunks(x)
+    return partial(forward_in_chunks, chunks) if chunks > 1 else native_forward
+
+
 def cpu_input_gradient(spec: Spec, y: Array, kernel: Array) -> Callable[..., Array]:
     """Return the form of the input gradient that is fastest on a CPU for operands like these."""
     if min(low for low, _ in spec.padding) < 0:
@@ -134,13 +146,18 @@ def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
     if x.shape[-1] <= _FEW_CHANNELS and min(low for low, _ in spec.padding) >= 0:
         return patches_product
     size = x.shape[-1] * math.prod(spec.kernel) * y.shape[-1] * x.dtype.itemsize
-    wanted = -(-math.prod(x.shape) * x.dtype.itemsize // _CHUNK_BYTES)
-    if wanted < 3 or size > _LARGEST_KERNEL_BYTES:
+    chunks = _chunks(x)
+    if chunks == 1 or size > _LARGEST_KERNEL_BYTES:
         return batch_conv
+    return partial(in_chunks, batch_conv, chunks)
+
+
+def _chunks(x: Array) -> int:
+    """Return into how many parts a batch is best cut, so that one stays in the cache."""
+    wanted = -(-math.prod(x.shape) * x.dtype.itemsize // _CHUNK_BYTES)
     most = max(1, x.shape[0] // _FEWEST_EXAMPLES)
     divisors = [n for n in range(1, most + 1) if x.shape[0] % n == 0]
-    chunks = next((n for n in divisors if n >= wanted), divisors[-1])
-    return partial(in_chunks, batch_conv, chunks) if chunks > 1 else batch_conv
+    return 1 if wanted < 3 else next((n for n in divisors if n >= wanted), divisors[-1])
 
 
 def sum_of_planes(spec: Spec, x: Array, kernel: Array) -> Array:
@@ -283,6 +300,13 @@ def patches_product(spec: Spec, x: Array, y: Array) -> Array:
     patches = jnp.concatenate(patches, -1).reshape(-1, math.prod(spec.kernel) * x.shape[-1])
     gradient = patches.T @ y.reshape(-1, y.shape[-1])
     return gradient.reshape(*spec.kernel, x.shape[-1], y.shape[-1])
+
+
+def forward_in_chunks(chunks: int, spec: Spec, x: Array, kernel: Array) -> Array:
+    """Convolve parts of the batch one after another."""
+    x = x.reshape(-1, chunks, *x.shape[1:])  # every n-th example, as below
+    parts = [native_forward(spec, x[:, i], kernel) for i in range(chunks)]
+    return jnp.stack(parts, axis=1).reshape(-1, *spec.output, kernel.shape[-1])
 
 
 def in_chunks(function: Callable[..., Array], chunks: int, spec: Spec, x: Array, y: Array):

@@ -76,15 +76,18 @@ def test_a_volume_is_a_sum_of_planes(quick_jit):
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "batch", "input_form", "kernel_form"),
+    ("size", "channels", "batch", "forms"),
     [
-        ((8, 8), (256, 512), 64, "overlap_add", "batch_conv"),  # a large kernel stays whole
-        ((32, 32), (64, 128), 64, "polyphase", "in_chunks"),
-        ((32, 32), (64, 128), 8, "overlap_add", "batch_conv"),  # fits the cache
-        ((64, 64), (3, 64), 64, "overlap_add", "patches_product"),  # images
+        # a large kernel stays whole
+        ((8, 8), (256, 512), 64, ("native_forward", "overlap_add", "batch_conv")),
+        ((32, 32), (64, 128), 64, ("forward_in_chunks", "polyphase", "in_chunks")),
+        # fits the cache
+        ((32, 32), (64, 128), 8, ("native_forward", "overlap_add", "batch_conv")),
+        # images
+        ((64, 64), (3, 64), 64, ("native_forward", "overlap_add", "patches_product")),
     ],
 )
-def test_the_choice_follows_the_shape(size, channels, batch, input_form, kernel_form):
+def test_the_choice_follows_the_shape(size, channels, batch, forms):
     spec = spec_of(size, (4, 4), (2, 2), "SAME")
     x, y, kernel = (
         jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -94,16 +97,23 @@ def test_the_choice_follows_the_shape(size, channels, batch, input_form, kernel_
             (4, 4, *channels),
         )
     )
-    chosen = lowerings.cpu_input_gradient(spec, y, kernel)
-    assert chosen.__name__ == input_form
-    chosen = lowerings.cpu_kernel_gradient(spec, x, y)
-    assert getattr(chosen, "func", chosen).__name__ == kernel_form
+    chosen = (
+        lowerings.cpu_forward(spec, x, kernel),
+        lowerings.cpu_input_gradient(spec, y, kernel),
+        lowerings.cpu_kernel_gradient(spec, x, y),
+    )
+    assert tuple(getattr(form, "func", form).__name__ for form in chosen) == forms
 
 
 def test_chunks_divide_a_batch_of_any_size():
     spec = spec_of((32, 32), (4, 4), (2, 2), "SAME")
-    for batch in (24, 60, 62, 37):
-        x, y, _ = operands(spec, batch, (64, 8))
+    for batch in (40, 60, 62, 37):
+        x, y, kernel = operands(spec, batch, (64, 8))
+        convolve = lowerings.cpu_forward(spec, x, kernel)
+        assert_near(
+            jax.jit(lambda x, k, f=convolve: f(spec, x, k))(x, kernel),
+            lowerings.native_forward(spec, x, kernel),
+        )
         expected = lowerings.native_kernel_gradient(spec, x, y)
         chosen = lowerings.cpu_kernel_gradient(spec, x, y)
         if batch != 37:  # a prime number of examples stays whole
