@@ -15,13 +15,14 @@
 (4, 2)
 """
 
-from ganjax import augment, axes, ema, latents, losses, networks, ops, penalties, sharding
+from ganjax import augment, axes, cost, ema, latents, losses, networks, ops, penalties, sharding
 from ganjax.build import load
 from ganjax.gan import gan
 from ganjax.loop import fit
 from ganjax.networks.layers import as_network
 from ganjax.penalties import Term
 from ganjax.players import adam, all_variables, init_player
+from ganjax.population import population
 from ganjax.types import (
     Algorithm,
     DiscriminatorOutput,
@@ -55,6 +56,7 @@ __all__ = [
     "as_network",
     "augment",
     "axes",
+    "cost",
     "discriminator_loss",
     "discriminator_update",
     "ema",
@@ -70,6 +72,7 @@ __all__ = [
     "networks",
     "ops",
     "penalties",
+    "population",
     "sharding",
     "step_key",
     "vae",

@@ -77,6 +77,18 @@ def parse_labels(text: str | None) -> list[int] | None:
         raise InputError(f"--labels are numbers such as 0,1,2; got {text!r}") from error
 
 
+def parse_values(name: str, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 <= value < 3e38 for value in values):  # float32
+        raise InputError(
+            f"the values of {name} are numbers such as 0.01,0.1,1, each 0 or more; got {text!r}"
+        )
+    return values
+
+
 def kind_of(out: str, allowed: Sequence[str]) -> str:
     kind = Path(out).suffix.lower()
     if kind not in allowed:

@@ -12,13 +12,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 from ganjax.types import Array, Key
 
+# Batches are split over this axis.
+DATA = "data"
+# Members of a population lie along this axis; each is a training of its own.
+MEMBERS = "ganjax_members"
+
 
 def bound_axes() -> tuple[str, ...]:
-    """Return the names of the device axes bound here; empty under plain `jit`."""
-    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+    """Return the names of the axes that share a batch here; empty under plain `jit`."""
+    bound = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(name for name in bound if name != MEMBERS)
 
 
 def varying_axes(*arrays: Array) -> frozenset[str]:
@@ -102,10 +109,28 @@ def draw(sample: Callable[[Key, int], Any], key: Key, batch: int) -> Any:
     """
     axes = bound_axes()
     if not axes:
-        return sample(key, batch)
+        return _split(sample(key, batch))
     start = lax.axis_index(axes) * batch
     tree = sample(key, batch * num_shares())
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, batch), tree)
+
+
+def _split(tree: Any) -> Any:
+    """Put what was drawn where the examples of a sharded batch lie, if the mesh is known here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = not mesh.empty and DATA in mesh.axis_names
+    if not auto or mesh.axis_types[mesh.axis_names.index(DATA)] is not AxisType.Auto:
+        return tree
+    # Without it every device would compute the generator's whole batch: nothing that comes from a
+    # key alone tells the partitioner that it is a batch.
+    shares = mesh.shape[DATA]
+
+    def place(array):
+        if shares == 1 or array.shape[0] % shares:
+            return array
+        return lax.with_sharding_constraint(array, PartitionSpec(DATA))
+
+    return jax.tree.map(place, tree)
 
 
 def all_finite(tree: Any) -> Array:

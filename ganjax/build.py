@@ -18,7 +18,7 @@ from ganjax.config import Config, OptimizerSettings
 from ganjax.gan import gan
 from ganjax.latents import Latents
 from ganjax.losses import LOSSES
-from ganjax.networks.layers import require_choice
+from ganjax.networks.layers import as_network, rematerialized, require_choice
 from ganjax.penalties import PENALTIES, Term
 from ganjax.run import RunDirectory
 from ganjax.types import Algorithm, Array, InputError, Key, Optimizer, TrainState
@@ -165,8 +165,7 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
             ),
         )
     algorithm = gan(
-        parts["generator"],
-        parts["discriminator"],
+        *_trained(parts, ("generator", "discriminator"), settings),
         latents=parts["latents"],
         loss=LOSSES[model.loss],
         generator_optimizer=optimizers["generator"],
@@ -174,6 +173,7 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
         discriminator_terms=terms,
         discriminator_steps=model.discriminator_steps,
         share_fakes=model.share_fakes,
+        joint_pass=model.joint_pass,
         num_classes=num_classes,
         ema_half_life_images=model.ema_half_life_images,
         ema_ramp_up=model.ema_ramp_up,
@@ -189,8 +189,7 @@ def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
     parts = _parts(model.network, ("encoder", "decoder"), settings, shape, num_classes)
     require_choice("model.likelihood", model.likelihood, LIKELIHOODS)
     algorithm = vae(
-        parts["encoder"],
-        parts["decoder"],
+        *_trained(parts, ("encoder", "decoder"), settings),
         latents=parts["latents"],
         likelihood=model.likelihood,
         stddev=model.stddev,
@@ -220,6 +219,12 @@ def _parts(network, names, settings, shape, num_classes):
             f"{type(settings.model).__name__} needs {' and '.join(names)}"
         )
     return parts
+
+
+def _trained(parts, names, settings):
+    """Return the networks in the form in which they are trained."""
+    wrap = rematerialized if settings.train.rematerialize else as_network
+    return [wrap(parts[name]) for name in names]
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
@@ -356,7 +361,7 @@ class Trained:
         latents: Array | None = None,
         truncation: float | None = None,
         ema: bool = True,
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """Generate samples in compiled batches.
 
@@ -367,7 +372,8 @@ class Trained:
           latents: (num_samples, dimension) to start from; by default drawn.
           truncation: see `ganjax.latents`.
           ema: whether to use the running average where there is one.
-          batch_size: samples of one call.
+          batch_size: samples of one call; by default 256, and 32 on a CPU, where fresh memory for
+            larger calls costs more than they save (`python benchmarks/sampling.py`).
 
         Returns:
           (num_samples, *shape) float32, images in [-1, 1].
@@ -380,6 +386,7 @@ class Trained:
             if truncation is not None and not truncation > 0:
                 raise InputError(f"truncation has to be positive, got {truncation}")
             latents = self.model.latents.sample(key, num_samples, truncation)
+        batch_size = batch_size or (32 if jax.default_backend() == "cpu" else 256)
         batch_size = min(batch_size, num_samples)
         parts = []
         for start in range(0, num_samples, batch_size):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, read
+from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, parse_values, read
 from ganjax.samples import interpolate, sample
 from ganjax.types import InputError
 
@@ -87,7 +87,7 @@ def _set_up_jax() -> None:
         except OSError:
             return  # a home that cannot be written costs time, nothing else
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def _use_platform(name: str | None) -> None:
@@ -108,13 +108,21 @@ def _use_platform(name: str | None) -> None:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """What `train` takes beside the fields of a configuration."""
+
+    run_directory: str | None = None
+    """Where to write; by default runs/NAME, with a number where that exists."""
+    dry_run: bool = False
+    """Print the resolved configuration, parameters and FLOPs, and stop."""
+
+
 def train(arguments: list[str]) -> int:
     """Train a configuration: a file with get_config(), or the name of a shipped one.
 
     Every field of the configuration can be set: `ganjax train quickstart --train.steps 500`.
     """
-    import tyro
-
     from ganjax import config
     from ganjax import train as training
     from ganjax.build import build
@@ -123,36 +131,41 @@ def train(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_train_manual(config.shipped()))
         return 0 if arguments else 2
-    name, *rest = arguments
-    if name.startswith("-"):
-        raise InputError(f"the configuration comes first: {PROGRAM} train CONFIG {name} ...")
-    settings = config.load_file(name)
-
-    @dataclasses.dataclass(frozen=True)
-    class Options(type(settings)):  # the configuration's own fields and those of the command
-        run_directory: str | None = None
-        """Where to write; by default runs/NAME, with a number where that exists."""
-        dry_run: bool = False
-        """Print the resolved configuration, parameters and FLOPs, and stop."""
-
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    default = Options(**values)
-    check_flags(rest, config.field_names(default))
-    options = parse(
-        Options,
-        rest,
-        default=default,
-        prog=f"{PROGRAM} train {name}",
-        description=_describe(settings, name),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    settings = type(settings)(**{name: getattr(options, name) for name in values})
-    _use_platform(settings.train.platform)
+    settings, options = _configured("train", arguments, TrainOptions)
     if options.dry_run:
         print_plan(build(settings))
         return 0
     directory = options.run_directory or _free_directory(settings.name)
     return _go(directory, lambda report: training.train(settings, directory, report), settings.name)
+
+
+def _configured(command: str, arguments: list[str], extra: type) -> tuple[Any, Any]:
+    """Return the configuration that arguments make, and the other options of the command."""
+    import tyro
+
+    from ganjax import config
+
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise InputError(f"the configuration comes first: {PROGRAM} {command} CONFIG {name} ...")
+    settings = config.load_file(name)
+    options_type = dataclasses.make_dataclass(
+        "Options", [], bases=(extra, type(settings)), frozen=True
+    )
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    default = options_type(**values)
+    check_flags(rest, config.field_names(default))
+    options = parse(
+        options_type,
+        rest,
+        default=default,
+        prog=f"{PROGRAM} {command} {name}",
+        description=_describe(settings, command, name),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    settings = type(settings)(**{name: getattr(options, name) for name in values})
+    _use_platform(settings.train.platform)
+    return settings, options
 
 
 def _go(directory, start, name) -> int:
@@ -182,9 +195,9 @@ def _free_directory(name: str) -> str:
     return str(path)
 
 
-def _describe(settings: Any, name: str) -> str:
+def _describe(settings: Any, command: str, name: str) -> str:
     return (
-        f"Train {name} ({type(settings.model).__name__} of "
+        f"{command.capitalize()} {name} ({type(settings.model).__name__} of "
         f"{type(settings.model.network).__name__}). Every field below can be overridden."
     )
 
@@ -205,6 +218,100 @@ def _train_manual(shipped: dict[str, Path]) -> str:
     for name, path in shipped.items():
         first = path.read_text().lstrip('"').splitlines()[0]
         lines.append(f"  {name:<24} {first}")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """What `sweep` takes beside the fields of a configuration."""
+
+    seeds: int | None = None
+    """Train so many members, whose seeds are train.seed and those that follow."""
+    values: tuple[str, str] | None = None
+    """Train a member for each value of a hyper-parameter: `--values r1 0.01,0.1,1`."""
+    strategy: str = "auto"
+    """How members are computed: auto, vmap, map, devices, devices+vmap or devices+map."""
+    run_directory: str | None = None
+    """Where to write; by default runs/NAME-sweep, with a number where that exists."""
+
+
+def sweep(arguments: list[str]) -> int:
+    """Train several seeds, or values of a hyper-parameter, in one program, and compare.
+
+    All members train at the same time on the same batches, and are scored at the end; the table
+    that closes a sweep has the scores of each, and their mean and standard deviation.
+
+      ganjax sweep mlp_ring --seeds 8
+      ganjax sweep hinge --values r1 0.01,0.1,1 --train.steps 2000
+    """
+    from ganjax import loop
+    from ganjax import sweep as sweeping
+    from ganjax.report import Console
+    from ganjax.run import RunDirectory
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_sweep_manual())
+        return 0 if arguments else 2
+    settings, options = _configured("sweep", arguments, SweepOptions)
+    if (options.seeds is None) == (options.values is None):
+        raise InputError("expected --seeds NUMBER, or --values NAME 0.01,0.1,1, and not both")
+    check_numbers(options, seeds=1)
+    values = None
+    if options.values is not None:
+        values = options.values[0], parse_values(*options.values)
+    directory = options.run_directory or _free_directory(f"{settings.name}-sweep")
+    shown = RunDirectory(directory).shown
+    console = Console()
+    console.note(f"run directory: {shown}")
+    try:
+        result = sweeping.sweep(
+            settings,
+            directory,
+            seeds=options.seeds,
+            values=values,
+            strategy=options.strategy,
+            report=console,
+        )
+    except loop.StoppedError as error:
+        cause = signal.Signals(error.signal_number).name
+        _say(
+            f"{cause}: stopped at step {error.step}; the metrics so far are in {shown}, but a sweep"
+            " cannot be continued"
+        )
+        raise
+    sweeping.print_result(result, settings.name)
+    return 0
+
+
+def _sweep_manual() -> str:
+    lines = [
+        f"usage: {PROGRAM} sweep CONFIG (--seeds NUMBER | --values NAME VALUE,VALUE,...)",
+        "                    [--strategy HOW] [--run-directory DIR] [--FIELD VALUE ...]",
+        "",
+        inspect.getdoc(sweep),
+        "",
+        "  --seeds NUMBER        so many members with the seeds train.seed and those that follow;",
+        "                        they differ in weights and latents",
+        "  --values NAME VALUES  a member for each value of a hyper-parameter, from the same seed:",
+        "                        nothing else differs. GANs have the weight of each penalty by its",
+        "                        name (r1, r2, gradient_penalty), generator_learning_rate,",
+        "                        discriminator_learning_rate and ema_half_life_images; VAEs have",
+        "                        learning_rate, beta, stddev and ema_half_life_images; as far as",
+        "                        the configuration uses them",
+        "  --strategy HOW        vmap (each operation for all members at once), map (one member",
+        "                        after another, inside one program), devices (members spread over",
+        "                        devices, and by vmap or map on each; devices+vmap and devices+map",
+        "                        say which), or auto, which chooses",
+        "  --run-directory DIR   where to write; by default runs/NAME-sweep, numbered where that",
+        "                        exists",
+        "",
+        "The directory holds the resolved configuration (config.json), the metrics of each member",
+        "(metrics.jsonl), a picture of each (samples/) and the scores (scores.json). There are no",
+        "checkpoints and no scores on the way: train the member that you want to keep again.",
+        "A member that is no longer finite is reported and does not stop the others.",
+        "",
+        f"`{PROGRAM} sweep CONFIG --help` lists every field of a configuration with its default.",
+    ]
     return "\n".join(lines)
 
 
@@ -324,6 +431,7 @@ def data(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "sweep": sweep,
     "resume": resume,
     "sample": sample,
     "interpolate": interpolate,

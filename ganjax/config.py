@@ -104,6 +104,8 @@ class GAN:
     """Discriminator updates for one generator update."""
     share_fakes: bool = False
     """Let discriminator and generator train on the same fake images of a step (faster)."""
+    joint_pass: bool = False
+    """Judge real and fake images in one pass; only for a discriminator without batch norm."""
     ema_half_life_images: float | None = None
     """Half-life of the generator's running average in images; None for none."""
     ema_ramp_up: float | None = None
@@ -148,6 +150,9 @@ class Train:
     """Examples of one batch, over all devices."""
     micro_batches: int = 1
     """Parts of a batch over which gradients are accumulated."""
+    rematerialize: bool = False
+    """Compute activations again for the gradients instead of keeping them: less memory, more time
+    (see docs/scaling.md)."""
     seed: int = 0
     """Of weights, latents and the order of the data."""
     precision: str = "float32"

@@ -73,9 +73,10 @@ def gan(
       share_fakes: let the last discriminator update judge the very images that the generator is
         then updated on, which saves a pass of the generator, as most DCGAN code does; otherwise
         both draw latents of their own, as in the papers of WGAN and what followed.
-      joint_pass: let the discriminator judge real and fake images of an update in one pass over both,
-        half as many and twice as large operations: for a device that launches limit. Only for
-        a discriminator that looks at each image alone; one with batch statistics is refused.
+      joint_pass: let the discriminator judge real and fake images of an update in one pass over
+        both, half as many and twice as large operations: for a device that launches limit, not for
+        a CPU. Only for a discriminator that looks at each image alone; one with batch statistics is
+        refused.
       num_classes: 0 for unconditional networks; batches then need no `"label"`.
       ema_half_life_images: half-life of the generator's running average in images, or None for no
         average; kept in `state.hyperparameters["ema_half_life_images"]`.

@@ -19,10 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ganjax import axes, sharding
 from ganjax.data import BatchStream, Dataset, batch_indices
+from ganjax.data.batching import batch_bytes
 from ganjax.types import Algorithm, InputError, TrainState
 
 # Above this, a data set is streamed from the host.
 DEVICE_BYTES = 2 << 30
+# What one dispatch takes of a stream: room for all of it is sent, however few steps are meant.
+STREAM_BYTES = 16 << 20
 
 
 class Progress(NamedTuple):
@@ -32,7 +35,8 @@ class Progress(NamedTuple):
       step: completed steps of the run.
       state: the state after `step`; to be read, not kept: the next chunk takes its memory. None
         for callbacks on metrics.
-      metrics: means over the chunk that ended at `step`; empty for callbacks on the state.
+      metrics: means over the chunk that ended at `step`, of a population (S,) each; empty for
+        callbacks on the state.
       images_per_second: over the time since training began or resumed, without compilation and
         without the time that callbacks took.
     """
@@ -57,7 +61,7 @@ class Callback(NamedTuple):
 
 
 class DivergedError(Exception):
-    """A loss or another metric is not finite; the state is not worth keeping."""
+    """A loss or another metric is not finite, of a population that of every member."""
 
 
 class StoppedError(Exception):
@@ -89,7 +93,7 @@ def fit(
     """Train until `steps` steps are done.
 
     Args:
-      algorithm: any algorithm.
+      algorithm: any algorithm, or a population.
       state: fresh, or restored in the middle of a run; its memory is taken over.
       dataset: batch `i` is a pure function of (`seed`, `i`), so a resumed run sees what the
         uninterrupted one would have seen.
@@ -101,7 +105,7 @@ def fit(
       callbacks: see `Callback`.
       save: called with a sound state, at the cadence below, at the end and before stopping.
       save_every_steps: steps between two calls of `save`; None for the end only.
-      mesh: devices; by default all.
+      mesh: devices; by default all, or those that a population spreads its members over.
       layout: "jit" or "shard_map".
       memory: "device" (all examples in device memory), "stream" (from the host), or "auto".
       num_workers: processes that decode a streamed data set.
@@ -124,18 +128,18 @@ def fit(
     >>> int(state.step)
     4
     """
-    mesh = sharding.make_mesh() if mesh is None else mesh
+    mesh = mesh or getattr(algorithm, "mesh", None) or sharding.make_mesh()
     sharding.check_batch_size(batch_size, mesh)
     order = {"seed": seed, "rollbacks": int(state.rollbacks), "batch_size": batch_size}
     step = saved = int(state.step) + first_step
     if not int(state.step):
         saved = None
-    state = sharding.replicate(state, mesh)
+    state = jax.device_put(state, _placement(state, mesh), may_alias=False)
     with contextlib.ExitStack() as stack:
         feed = make_feed(dataset, order, mesh, algorithm, memory, num_workers, log_every_steps)
         stack.callback(feed.close)
-        run_chunk = compile_chunk(algorithm, mesh, layout, feed, log_every_steps)
-        signals = stack.enter_context(_caught_signals())
+        run_chunk = compile_chunk(algorithm, mesh, layout, feed, _placement(state, mesh))
+        signals = stack.enter_context(caught_signals())
         clock = _Clock(batch_size * algorithm.batches_per_step)
         log = _Log(callbacks, clock, log_every_steps)
         cadences = {c.every_steps for c in callbacks if c.every_steps is not None}
@@ -157,7 +161,7 @@ def fit(
             state, metrics = run_chunk(state, *feed.take(step - first_step, chunk), chunk)
             log.push(step, chunk, metrics)
             step += chunk
-            chunk = clock.next_chunk(log_every_steps)
+            chunk = clock.next_chunk(feed.most_steps)
             if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
                 # Virtual devices that share cores deadlock when several programs are in flight.
                 jax.block_until_ready(metrics)
@@ -189,11 +193,13 @@ class Feed(NamedTuple):
         have the most steps of a chunk as leading axis, however few of them are meant.
       batch: `(data, one step's inputs) -> batch`, inside the compiled program.
       close: gives back what it holds.
+      most_steps: of one chunk.
     """
 
     take: Callable[[int, int], tuple[Any, Any]]
     batch: Callable[[Any, Any], Mapping[str, jax.Array]]
     close: Callable[[], None]
+    most_steps: int
 
 
 def make_feed(
@@ -207,7 +213,6 @@ def make_feed(
 ) -> Feed:
     """Keep a data set on the device and gather there, or stream it from the host."""
     per_step = algorithm.batches_per_step
-    lead = (most_steps,) if per_step == 1 else (most_steps, per_step)
     split = NamedSharding(mesh, PartitionSpec(None, *sharding.batch_spec(per_step)))
     on_device = dataset.arrays is not None and (
         memory == "device" or (memory == "auto" and _num_bytes(dataset) <= DEVICE_BYTES)
@@ -215,10 +220,15 @@ def make_feed(
     if memory == "device" and dataset.arrays is None:
         raise InputError(f"{dataset.name} does not fit in memory; set data.memory to stream")
 
+    if not on_device:
+        step_bytes = per_step * batch_bytes(dataset, order["batch_size"])
+        most_steps = max(1, min(most_steps, STREAM_BYTES // step_bytes))
+    lead = (most_steps,) if per_step == 1 else (most_steps, per_step)
+
     def padded(array):
-        array = np.concatenate(
-            [array, np.zeros((most_steps * per_step - len(array), *array.shape[1:]), array.dtype)]
-        )
+        missing = most_steps * per_step - len(array)
+        if missing:
+            array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
         return jax.device_put(array.reshape(*lead, *array.shape[1:]), split)
 
     if on_device:
@@ -239,7 +249,7 @@ def make_feed(
                 gathered, NamedSharding(mesh, sharding.batch_spec(per_step))
             )
 
-        return Feed(take, batch, lambda: None)
+        return Feed(take, batch, lambda: None, most_steps)
 
     stream = BatchStream(dataset, num_workers=num_workers, **order)
 
@@ -247,7 +257,7 @@ def make_feed(
         batches = stream.take(first_step * per_step, num_steps * per_step)
         return (), {name: padded(array) for name, array in batches.items()}
 
-    return Feed(take_streamed, lambda data, inputs: inputs, stream.close)
+    return Feed(take_streamed, lambda data, inputs: inputs, stream.close, most_steps)
 
 
 def _num_bytes(dataset: Dataset) -> int:
@@ -255,11 +265,12 @@ def _num_bytes(dataset: Dataset) -> int:
 
 
 def compile_chunk(
-    algorithm: Algorithm, mesh: Mesh, layout: str, feed: Feed, most_steps: int
+    algorithm: Algorithm, mesh: Mesh, layout: str, feed: Feed, placement: Any = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return `(state, data, inputs, num_steps) -> (state, metrics)`, one program for any length.
 
-    Metrics are (most_steps,) each, of which the first `num_steps` are set.
+    Metrics are (feed.most_steps,) each, of which the first `num_steps` are set. `placement` says
+    where the state lies, by default on every device.
     """
     # Compiled on its own, the step is traced once although its result's form is asked for first.
     train_step = jax.jit(sharding.spread(algorithm, mesh, layout))
@@ -269,7 +280,10 @@ def compile_chunk(
             return feed.batch(data, jax.tree.map(lambda a: a[i], inputs))
 
         forms = jax.eval_shape(lambda state: train_step(state, batch_at(0))[1], state)
-        buffers = {name: jnp.zeros((most_steps,), form.dtype) for name, form in forms.items()}
+        buffers = {
+            name: jnp.zeros((feed.most_steps, *form.shape), form.dtype)
+            for name, form in forms.items()
+        }
 
         def body(i, carry):
             state, buffers = carry
@@ -279,12 +293,26 @@ def compile_chunk(
         return jax.lax.fori_loop(0, num_steps, body, (state, buffers))
 
     replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(run, donate_argnums=0, out_shardings=replicated)
+    return jax.jit(run, donate_argnums=0, out_shardings=(placement or replicated, replicated))
+
+
+def _placement(state: TrainState, mesh: Mesh) -> Any:
+    """Return where each array lies: on every device, or where a population has put its members."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf):
+        spread = isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated
+        return leaf.sharding if spread else replicated
+
+    return jax.tree.map(place, state)
 
 
 @jax.jit
 def _is_sound(state: TrainState) -> jax.Array:
-    return axes.all_finite((state.players, state.ema))
+    weights = (state.players, state.ema)
+    if state.key.ndim:  # a population goes on while a member does
+        return jax.vmap(axes.all_finite)(weights).any()
+    return axes.all_finite(weights)
 
 
 class _Clock:
@@ -360,35 +388,44 @@ class _Log:
             return
         step, chunk, metrics = self._pending
         self._pending = None
-        part = {name: np.asarray(array)[:chunk] for name, array in metrics.items()}
+        part = {name: array[:chunk] for name, array in jax.device_get(metrics).items()}
         self._clock.arrived(chunk)
-        for index in range(chunk):
-            bad = [name for name, values in part.items() if not np.isfinite(values[index])]
-            if bad:
-                raise DivergedError(self._what_happened(step + index + 1, bad, part, index))
+        finite = {name: _finite(values) for name, values in part.items()}
+        if not np.all([*finite.values()]):
+            index = int(np.argmin(np.all([*finite.values()], axis=0)))
+            bad = [name for name in part if not finite[name][index]]
+            raise DivergedError(self._what_happened(step + index + 1, bad, part, index))
         self._parts.append(part)
         self._step, self._last = step + chunk, {name: values[-1] for name, values in part.items()}
         if self._step % self._every_steps == 0:
             self._report_means()
 
     def _report_means(self) -> None:
-        means = {
-            name: float(np.mean(np.concatenate([part[name] for part in self._parts])))
-            for name in self._parts[0]
-        }
+        with np.errstate(invalid="ignore"):  # members that have diverged
+            means = {
+                name: np.mean(np.concatenate([part[name] for part in self._parts]), axis=0).tolist()
+                for name in self._parts[0]
+            }
         self._parts = []
         self.report(self._step, means)
 
     def _what_happened(self, step, bad, part, index) -> str:
         before = {name: values[index - 1] for name, values in part.items()} if index else self._last
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(before.items()))
+        shown = ", ".join(
+            f"{name} {np.nanmean(value):.4g}" for name, value in sorted(before.items())
+        )
         return (
             f"{' and '.join(sorted(bad))} not finite at step {step}; before it: {shown or 'none'}"
         )
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return for each step whether a metric is finite, of a population that of any member."""
+    return np.isfinite(values).reshape(len(values), -1).any(axis=1)
+
+
 @contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
+def caught_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ganjax import loop
+from ganjax import cost, loop
 from ganjax.build import Experiment, Model, Trained, num_parameters
 from ganjax.evaluation import Figure
 from ganjax.sharding import state_bytes
@@ -121,22 +121,6 @@ def _split(figure: Figure) -> tuple[str, str]:
     return label, value
 
 
-def step_flops(model: Model, batch_size: int) -> float | None:
-    """Return the floating-point operations of one train step, as the compiler counts them."""
-    algorithm = model.algorithm
-    state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    lead = (batch_size,)
-    if algorithm.batches_per_step > 1:
-        lead = (algorithm.batches_per_step, batch_size)
-    dtype = "uint8" if len(model.shape) == 3 else "float32"
-    batch = {"image": jax.ShapeDtypeStruct((*lead, *model.shape), dtype)}
-    if model.num_classes:
-        batch["label"] = jax.ShapeDtypeStruct(lead, "int32")
-    cost = jax.jit(algorithm.train_step).lower(state, batch).compile().cost_analysis()
-    cost = cost[0] if isinstance(cost, list) else cost
-    return cost.get("flops") if cost else None
-
-
 def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
     """Return what there is to say of a model before it is trained: (name, value) pairs."""
     state = jax.eval_shape(model.algorithm.init, jax.random.key(0))
@@ -144,20 +128,16 @@ def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
         (f"parameters of the {name}", f"{num_parameters(player.params):,}")
         for name, player in state.players.items()
     ]
-    flops = step_flops(model, batch_size)
-    if flops:
-        rows.append(
-            ("FLOPs of a step", f"{_with_prefix(flops)} ({_of_a_batch(model, batch_size)})")
-        )
+    step = cost.step_cost(model.algorithm, model.shape, batch_size, model.num_classes)
+    of_a_batch = f"batch of {batch_size}"
+    once = "" if step.complete else ", repeated updates counted once"
+    rows.append(("FLOPs of a step", f"{_with_prefix(step.flops)} ({of_a_batch}{once})"))
+    rows.append(
+        ("memory of a step", f"{_with_prefix(step.memory.peak)}B at the peak ({of_a_batch})")
+    )
     keyless = state.replace(key=jax.eval_shape(jax.random.key_data, state.key))
     rows.append(("state", f"{_with_prefix(state_bytes(keyless))}B with optimizers and averages"))
     return rows
-
-
-def _of_a_batch(model: Model, batch_size: int) -> str:
-    # XLA counts the body of a loop once, however often it runs.
-    several = model.algorithm.batches_per_step > 2
-    return f"batch of {batch_size}" + (", repeated updates counted once" if several else "")
 
 
 def print_plan(experiment: Experiment) -> None:

@@ -12,6 +12,7 @@ evaluation.json   every score so far, each with how it was made
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -165,14 +166,14 @@ class MetricsLog:
     """
 
     def __init__(self, run: RunDirectory, first_step: int):
-        from tensorboardX import SummaryWriter
-
         self._run = run
         kept = [line for line in run.read_metrics() if line["step"] <= first_step]
         with _disk_errors(run.shown):
             run._replace(METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             self._lines = (run.path / METRICS).open("a")
-            self._events = SummaryWriter(str(run.path), purge_step=first_step + 1, flush_secs=30)
+            self._events = _import_summary_writer()(
+                str(run.path), purge_step=first_step + 1, flush_secs=30
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line; values that are not finite become null in JSON."""
@@ -191,6 +192,19 @@ class MetricsLog:
         with _disk_errors(self._run.shown):
             self._lines.close()
             self._events.close()
+
+
+def _import_summary_writer() -> type:
+    """Import tensorboardX, which imports PyTorch if it can: a second for nothing that is used."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # as if it were not installed
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any]) -> Callback:

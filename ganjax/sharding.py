@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ganjax import axes
 from ganjax.types import Algorithm, Array, Batch, InputError, Metrics, TrainState
 
-AXIS = "data"
+AXIS = axes.DATA
 LAYOUTS = ("jit", "shard_map", "pmap")
 
 
@@ -56,11 +57,12 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh, batches_per_step: int = 1)
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raise where a batch does not divide over the devices of the mesh."""
-    if batch_size % mesh.size:
-        near = max(1, round(batch_size / mesh.size)) * mesh.size
+    shares = mesh.shape[AXIS]
+    if batch_size % shares:
+        near = max(1, round(batch_size / shares)) * shares
         raise InputError(
-            f"a batch of {batch_size} does not divide over {mesh.size} devices; take a multiple of "
-            f"{mesh.size}, such as {near}"
+            f"a batch of {batch_size} does not divide over {shares} devices; take a multiple of "
+            f"{shares}, such as {near}"
         )
 
 
@@ -106,7 +108,12 @@ def train_step(
 def spread(algorithm: Algorithm, mesh: Mesh, layout: str) -> Callable:
     """Return the train step on global arrays, not compiled, for use inside a larger program."""
     if layout == "jit":
-        return algorithm.train_step
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # what is drawn is split
+                return algorithm.train_step(state, batch)
+
+        return step
     if layout == "pmap":
         raise ValueError("pmap takes stacked shares, not global arrays; use train_step")
     if layout != "shard_map":

@@ -178,7 +178,9 @@ def _begin(experiment: Experiment, index: int, previous: TrainState | None) -> T
     key = jax.random.key(experiment.config.train.seed)
     if index:
         key = jax.random.fold_in(key, index)
-    state = jax.jit(phase.algorithm.init)(key)
+    # The compiler's last optimisations take a CPU seconds, for a program that runs once.
+    quickly = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    state = jax.jit(phase.algorithm.init, compiler_options=quickly)(key)
     return phase.transfer(state, previous) if phase.transfer else state
 
 

@@ -107,6 +107,7 @@ def test_dry_run(image_file, tmp_path, monkeypatch, capsys):
     assert re.search(r"parameters of the generator +[\d,]+\n", facts)
     assert re.search(r"parameters of the discriminator +[\d,]+\n", facts)
     assert re.search(r"FLOPs of a step +[\d.]+ [kM] .batch of 8.\n", facts)
+    assert re.search(r"memory of a step +[\d.]+ [kM]B at the peak .batch of 8.\n", facts)
     assert re.search(r"data +fashion_mnist .built in., 9,968 of 12x12x1\n", facts)
     assert re.search(r"held out +32\n", facts)
     assert {name for name in contents(tmp_path) if "__pycache__" not in name} == set(before)
@@ -264,5 +265,5 @@ def test_info(image_path, capsys):
     assert rows["images seen"] == "32"
     assert rows["trained on"] == "fashion_mnist (built in) (train), 9,968 examples"
     assert any(name.startswith("Fréchet distance") for name in rows)
-    assert {"device", "versions", "FLOPs of a step", "state"} <= rows.keys()
+    assert {"device", "versions", "FLOPs of a step", "memory of a step", "state"} <= rows.keys()
     assert contents(image_path) == before

@@ -12,15 +12,26 @@ import ganjax
 ROOT = Path(ganjax.__file__).parent
 # A room imports from its own floor and those below it.
 FLOORS = [
-    {"types", "axes", "ops"},
+    {"types", "axes", "lowerings", "ops"},
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
     {"players", "updates", "gan", "vae", "autoregressive"},
-    {"sharding", "checkpoint", "digest", "quiet", "data", "evaluation", "interop", "pictures"},
-    {"loop", "run"},
+    {
+        "sharding",
+        "cost",
+        "hlo",
+        "checkpoint",
+        "digest",
+        "quiet",
+        "data",
+        "evaluation",
+        "interop",
+        "pictures",
+    },
+    {"population", "loop", "run"},
     {"build", "config"},
     {"train"},
-    {"report", "arguments", "samples", "cli", "__main__"},
+    {"report", "arguments", "samples", "sweep", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ALGORITHMS = {"gan", "vae", "autoregressive"}

@@ -1,8 +1,10 @@
 """The loop: the same state for every cadence, feed and interruption; nothing saved that is lost."""
 
+import contextlib
 import os
 import signal
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, start
 
-from ganjax import sharding
+from ganjax import loop, sharding
 from ganjax.data import batch_indices
 from ganjax.data.dataset import in_memory
 from ganjax.loop import Callback, DivergedError, StoppedError, fit
@@ -126,6 +128,22 @@ def test_data_in_the_order_of_the_batches(per_step, memory):
 def test_streamed_is_resident(per_step):
     states = [run(recorder(per_step=per_step), memory=memory) for memory in ("device", "stream")]
     assert_same_bits(*states)
+
+
+@pytest.mark.parametrize("per_step", [1, 3])
+def test_large_examples_are_streamed_in_short_chunks(per_step, monkeypatch):
+    step_bytes = per_step * BATCH_SIZE * COUNTED.arrays["image"][0].nbytes
+    monkeypatch.setattr(loop, "STREAM_BYTES", 2 * step_bytes + 1)
+    algorithm = recorder(per_step=per_step)
+    state = run(algorithm, memory="stream", log_every_steps=5)
+    assert_same_bits(state, run(recorder(per_step=per_step), memory="device"))
+    assert len(algorithm.calls) == 1
+    order = {"seed": 4, "rollbacks": 0, "batch_size": BATCH_SIZE}
+    feed = loop.make_feed(COUNTED, order, sharding.make_mesh(), algorithm, "stream", 0, 5)
+    with contextlib.closing(feed):
+        assert feed.most_steps == 2
+        _, inputs = feed.take(0, 1)
+        assert inputs["image"].shape[0] == 2
 
 
 def test_traced_once_whatever_the_cadences():
@@ -376,8 +394,6 @@ def test_four_devices_are_one(tmp_path):
 
 
 def test_batch_has_to_divide_over_devices():
-    class Mesh:
-        size = 4
-
+    mesh = types.SimpleNamespace(shape={"data": 4})
     with pytest.raises(InputError, match=r"a batch of 6 does not divide over 4 devices.*such as 8"):
-        sharding.check_batch_size(6, Mesh)
+        sharding.check_batch_size(6, mesh)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import types
 
@@ -113,6 +114,20 @@ def test_values_that_are_not_finite_are_null(run):
     (line,) = (run.path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
     assert run.curves() == {"c": ([1], [1.0])}
+
+
+def test_a_log_does_not_import_torch(run, tmp_path):
+    (tmp_path / "torch.py").write_text("slow = True")
+    program = f"""if True:
+        import sys
+        from ganjax.run import MetricsLog, RunDirectory
+        MetricsLog(RunDirectory({str(run.path)!r}), 0).close()
+        assert "torch" not in sys.modules
+        import torch
+        assert torch.slow
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
 
 
 def test_curves_of_nothing(run):

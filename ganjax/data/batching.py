@@ -120,7 +120,9 @@ class BatchStream:
         batch_indices(dataset.num_examples, first_batch=0, num_batches=0, **self._order)
         self._num_workers = 0 if dataset.arrays is not None else num_workers
         if prefetch_batches is None:
-            prefetch_batches = max(2, min(64, _READ_AHEAD_BYTES // _num_bytes(dataset, batch_size)))
+            prefetch_batches = max(
+                2, min(64, _READ_AHEAD_BYTES // batch_bytes(dataset, batch_size))
+            )
         self._prefetch_batches = prefetch_batches
         self._timeout_seconds = timeout_seconds
         self._executor: concurrent.futures.Executor | None = None
@@ -239,7 +241,8 @@ class BatchStream:
             ) from error
 
 
-def _num_bytes(dataset: Dataset, batch_size: int) -> int:
+def batch_bytes(dataset: Dataset, batch_size: int) -> int:
+    """Return the bytes of one batch, 1 or more."""
     example = sum(
         int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in dataset.features.values()
     )

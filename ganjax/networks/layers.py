@@ -59,6 +59,30 @@ def as_network(module: Any) -> Network:
     return Network(init, apply)
 
 
+def rematerialized(network: Any) -> Network:
+    """Return a network whose activations are computed again for its gradient instead of kept.
+
+    A gradient through two networks, or through two passes of one, then holds the activations of one
+    pass at a time, for one more forward pass each. Within a pass nothing is saved: a very deep
+    network does better to wrap its blocks in `flax.linen.remat`.
+
+    Args:
+      network: Linen module or `Network`.
+
+    References:
+      Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+    """
+    network = as_network(network)
+
+    def apply(variables, inputs, labels=None, *, train, key=None):
+        def run(variables, inputs, labels, key):
+            return network.apply(variables, inputs, labels, train=train, key=key)
+
+        return jax.checkpoint(run)(variables, inputs, labels, key)
+
+    return Network(network.init, apply)
+
+
 def as_output(output: Array | DiscriminatorOutput) -> DiscriminatorOutput:
     """Return a discriminator's result with float32 logits (B,), whatever shape it gave them."""
     if not isinstance(output, DiscriminatorOutput):

@@ -1,0 +1,127 @@
+"""Every shipped configuration lowers for GPUs and TPUs, in their own form, from a machine without.
+
+A program that lowers may still fail to compile or run there; what is tested is that nothing in a
+step asks for the platform that it is traced on, and that what was written for CPUs stays there.
+"""
+
+import dataclasses
+import functools
+import re
+from collections import Counter
+
+import jax
+import pytest
+from jax import lax
+
+from ganjax import build, config, cost
+
+BATCH, CLASSES = 4, 10
+# Of one example, by `data.source`.
+SHAPES = {
+    "fashion_mnist": (28, 28, 1),
+    "ring": (2,),
+    "grid": (2,),
+    "images": (64, 64, 3),
+    "tfds:cifar10": (32, 32, 3),
+}
+# What no shipped configuration asks for: (configuration, its model's fields, those of `train`).
+OTHERS = {
+    "bfloat16": ("hinge", {}, {"precision": "bfloat16"}),
+    "bfloat16 vae": ("vae", {}, {"precision": "bfloat16"}),
+    "conditional vae": ("vae", {"conditional": True, "likelihood": "gaussian"}, {}),
+    "minimax, no average": ("dcgan", {"loss": "minimax", "ema_half_life_images": None}, {}),
+    "conditional points": ("mlp_ring", {"conditional": True}, {}),
+    "conditional critic": ("wgan_gp", {"conditional": True}, {"precision": "bfloat16"}),
+    "micro-batches": ("folder", {"share_fakes": False}, {"micro_batches": 2}),
+    "rematerialized": ("relativistic", {}, {"rematerialize": True}),
+}
+CASES = [*config.shipped(), *OTHERS]
+
+
+@functools.cache
+def model_of(case):
+    name, model, train = OTHERS.get(case, (case, {}, {}))
+    settings = config.load_file(name)
+    settings = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, **model),
+        train=dataclasses.replace(settings.train, batch_size=BATCH, **train),
+    )
+    num_classes = CLASSES if settings.model.conditional else 0
+    return settings, build.build_model(settings, SHAPES[settings.data.source], num_classes)
+
+
+def step_of(case):
+    """Return the train step and its arguments, as shapes."""
+    _, model = model_of(case)
+    inputs = cost.step_inputs(model.algorithm, model.shape, BATCH, model.num_classes)
+    return jax.jit(model.algorithm.train_step), inputs
+
+
+def sampler_of(case):
+    """Return the sampler of four and its arguments, as shapes."""
+    _, model = model_of(case)
+    state, _ = cost.step_inputs(model.algorithm, model.shape, BATCH)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.jit(lambda state, key: model.algorithm.sample(state, key, 4)), (state, key)
+
+
+def lower(function, inputs, platform):
+    """Return the HLO of an exported function, as the compiler of the platform gets it."""
+    exported = jax.export.export(function, platforms=[platform])(*inputs)
+    assert exported.platforms == (platform,)
+    call = jax.jit(exported.call).trace(*inputs).lower(lowering_platforms=(platform,))
+    return call.as_text("hlo")
+
+
+def convolutions(text):
+    """Return whether each convolution has permuted dimensions, as XLA's own gradients do."""
+    labels = re.findall(r" convolution\(.*dim_labels=([^,\s]+)", text)
+    return [re.fullmatch(r"b01f_01io->b01f", label) is None for label in labels]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_lowers_to_the_platform(case, platform):
+    settings, model = model_of(case)
+    text = lower(*step_of(case), platform)
+    penalties = getattr(settings.model, "penalties", {})
+    lazy = {penalty.interval for penalty in penalties.values()} - {1}
+    # The choice of a platform leaves no branch; a lazy penalty is one.
+    assert len(re.findall(r" conditional\(", text)) == len(lazy)
+    permuted = convolutions(text)
+    assert bool(permuted) == (len(model.shape) == 3)
+    assert any(permuted) == bool(permuted)
+    if settings.train.precision == "bfloat16":
+        made = re.findall(r"= (\w+)\[.* convolution\(", text)
+        assert set(made) == {"bf16"}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_sampler_lowers_to_the_platform(case, platform):
+    _, model = model_of(case)
+    text = lower(*sampler_of(case), platform)
+    assert " conditional(" not in text
+    assert ("convolution(" in text) == (len(model.shape) == 3)
+
+
+@pytest.mark.parametrize("case", ["conditional_dcgan", "wgan_gp", "vae"])
+def test_elsewhere_a_step_has_no_form_of_a_cpu(case, monkeypatch):
+    def instructions():
+        step, inputs = step_of(case)
+        return Counter(re.findall(r"= (\S+ [\w-]+)\(", lower(step, inputs, "cuda")))
+
+    chosen = instructions()
+    model_of.cache_clear()
+    monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    only_default = instructions()
+    model_of.cache_clear()
+    assert chosen == only_default
+
+
+@pytest.mark.parametrize("case", ["conditional_dcgan", "wgan_gp", "vae"])
+def test_on_a_cpu_the_same_step_has_no_permuted_convolution(case):
+    permuted = convolutions(lower(*step_of(case), "cpu"))
+    assert permuted
+    assert not any(permuted)
