@@ -5,6 +5,7 @@ of the same steps of a single member, run once for each. Images count once for e
 
 - `mlp`: the networks of configs/mlp_ring.py, batch 256.
 - `mlp_small`: hidden layers of 32 instead of 128, batch 64.
+- `mlp_large`: hidden layers of 512.
 - `dcgan_narrow`: 28x28, width 8, batch 64.
 - `dcgan`: 28x28, width 32, batch 64.
 - `conv`: one convolution of the last one (14x14, 32 to 64 channels, 4x4, stride 2) and its two
@@ -31,7 +32,7 @@ from ganjax.build import make_optimizer
 from ganjax.networks import dcgan, mlp
 from ganjax.types import Algorithm
 
-CASES = ("mlp", "mlp_small", "dcgan_narrow", "dcgan", "conv")
+CASES = ("mlp", "mlp_small", "mlp_large", "dcgan_narrow", "dcgan", "conv")
 
 
 def main() -> None:
@@ -77,6 +78,7 @@ def images(width: int) -> Algorithm:
 TRAININGS: dict[str, tuple[Callable[[], Algorithm], tuple[int, ...], int]] = {
     "mlp": (functools.partial(ring, 128), (256, 2), 50),
     "mlp_small": (functools.partial(ring, 32), (64, 2), 100),
+    "mlp_large": (functools.partial(ring, 512), (256, 2), 5),
     "dcgan_narrow": (functools.partial(images, 8), (64, 28, 28, 1), 5),
     "dcgan": (functools.partial(images, 32), (64, 28, 28, 1), 2),
 }

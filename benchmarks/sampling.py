@@ -1,9 +1,10 @@
 """How fast is generation from a trained generator?
 
 images/s of `algorithm.sample`, compiled for one number of images (and for 256 of them also in eight
-calls of 32, the way of `Trained.sample`), against PyTorch's same DCGAN generator in `inference_mode` on the same
-device: eager in the channels-last format, and compiled by `torch.compile` where that works. All
-draw their latents anew. Where PyTorch is not installed there is no peer.
+calls of 32, the way of `Trained.sample`), against PyTorch's same DCGAN generator in
+`inference_mode` on the same device: eager in the channels-last format, and compiled by
+`torch.compile` where that works. All draw their latents anew. Where PyTorch is not installed there
+is no peer.
 
     python benchmarks/sampling.py --cases 28_16,28_256
 """

@@ -130,6 +130,7 @@ def test_memory_is_that_of_the_arrays():
     assert product.temporaries >= 2 * 40_000
 
 
+@pytest.mark.slow
 def test_micro_batches_take_less_memory():
     plain, parts = (cost.step_cost(adversarial(micro_batches=n), SHAPE, 64) for n in (1, 4))
     assert parts.memory.temporaries < 0.6 * plain.memory.temporaries
@@ -270,6 +271,7 @@ def expected_bytes(shared):
 STEPS = [("jit", True), ("jit", False), ("shard_map", True), ("shard_map", False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "shared"), STEPS)
 def test_each_device_does_its_share(layout, shared, measured):
     one, many = measured[f"one {shared}"], measured[f"{layout} {shared}"]
@@ -278,6 +280,7 @@ def test_each_device_does_its_share(layout, shared, measured):
     assert many["flops"] == pytest.approx(one["flops"], rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "shared"), STEPS)
 def test_gradients_and_statistics_are_summed_and_nothing_else_is_sent(layout, shared, measured):
     many = measured[f"{layout} {shared}"]
@@ -293,6 +296,7 @@ def test_gradients_and_statistics_are_summed_and_nothing_else_is_sent(layout, sh
         assert 0 < rest <= gradients["discriminator"] + scalars
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_one_device_sends_nothing(shared, measured):
     assert measured[f"one {shared}"]["bytes"] == 0

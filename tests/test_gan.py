@@ -282,7 +282,7 @@ def test_one_pass_over_both_refuses_to_mix_batch_statistics():
         latents=latents.normal(DIM),
         joint_pass=True,
     )
-    state = algorithm.init(KEY)
+    state = jax.eval_shape(algorithm.init, KEY)
     jax.eval_shape(algorithm.train_step, state, batch_of((8, 8, 1)))
     algorithm = ganjax.gan(
         dcgan.Generator((16, 16, 1), 4),
@@ -290,9 +290,9 @@ def test_one_pass_over_both_refuses_to_mix_batch_statistics():
         latents=latents.normal(DIM),
         joint_pass=True,
     )
-    state = algorithm.init(KEY)
+    state = jax.eval_shape(algorithm.init, KEY)
     with pytest.raises(ValueError, match=r"has batch statistics, which that would mix"):
-        algorithm.train_step(state, batch_of((16, 16, 1)))
+        jax.eval_shape(algorithm.train_step, state, batch_of((16, 16, 1)))
 
 
 def test_without_sharing_the_two_updates_draw_latents_of_their_own():

@@ -52,7 +52,8 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, images):
         x = nn.tanh(layers.Conv(4, (3, 3), 2)(images)).reshape(images.shape[0], -1)
-        return nn.Dense(3)(x), nn.Dense(3)(x)
+        # A bias of the mean would be taken out again by batch norm: its gradient is rounding only.
+        return nn.Dense(3, use_bias=False)(x), nn.Dense(3)(x)
 
 
 def lazy_gan():

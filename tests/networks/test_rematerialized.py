@@ -100,6 +100,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_it_uses_less_memory():
     # In the order that takes least memory, as on a GPU: on a CPU the default is to have as much as
     # possible to do at a time. XLA reads this flag once, when it starts.
