@@ -20,8 +20,8 @@ from ganjax import axes, sharding
 from ganjax.types import Algorithm, Array, Batch, InputError, Key, Metrics, TrainState
 
 STRATEGIES = ("auto", "vmap", "map", "devices", "devices+vmap", "devices+map")
-# Members of fewer parameters go by vmap.
-SMALL_ON_CPU, SMALL = 10_000, 4_000_000
+# Members with fewer parameters leave most of an accelerator idle; not measured.
+SMALL = 4_000_000
 
 
 class Population(NamedTuple):
@@ -74,9 +74,10 @@ def population(
       strategy: how members are computed. "vmap": each operation for all members at once. "map":
         one member after another, in a loop inside the program. "devices+vmap", "devices+map":
         members spread over devices, an equal number on each, which go by vmap or map there.
-        "devices" chooses between these two: vmap for members of fewer than 10,000 parameters on a
-        CPU or 4 million on an accelerator, map for larger ones. "auto" is "devices" where there are
-        several and the members divide over them, and otherwise chooses in the same way.
+        "devices" chooses between these two. On a CPU it takes vmap for networks without
+        convolutions and map for others, on an accelerator vmap for members of fewer than 4 million
+        parameters and map for larger ones. "auto" is "devices" where there are several and the
+        members divide over them, and otherwise chooses in the same way.
       devices: to spread the members over; by default all, or the first S where there are more.
       own_batches: let each member have batches of its own: S times as many make a step, those of
         the first member first.
@@ -200,13 +201,13 @@ def population(
 def _suited(shapes: TrainState, platform: str) -> str:
     """Return how several members are best computed on one device.
 
-    Operations on tiny arrays take as long for all members as for one. Where one member keeps the
-    device busy, vmap gains nothing, and on a CPU it loses: operations that are batched over weights
-    are slower there. The bound for accelerators is not measured.
+    On a CPU matrix products that are batched over weights gain a little and convolutions lose much.
     """
     params = [player.params for player in shapes.players.values()]
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return "vmap" if parameters < (SMALL_ON_CPU if platform == "cpu" else SMALL) else "map"
+    sizes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    if platform == "cpu":
+        return "map" if any(len(shape) > 2 for shape in sizes) else "vmap"
+    return "vmap" if sum(map(math.prod, sizes)) < SMALL else "map"
 
 
 def _check_size(

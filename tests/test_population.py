@@ -339,13 +339,10 @@ def test_keys_are_counted(small):
         population(small, 3).init(jax.random.split(jax.random.key(0)))
 
 
-def test_small_members_go_by_vmap(small):
-    large = ganjax.gan(
-        mlp.Generator((2,), hidden=(128, 128)), mlp.Discriminator(), latents=latents.normal(2)
-    )
+def test_a_cpu_takes_convolutions_one_after_another(small):
     assert population(small, 2).strategy == "vmap"
-    assert population(large, 2).strategy == "map"
-    on_one = population(large, 2, strategy="devices", devices=jax.devices()[:1])
+    assert population(lazy_gan(), 2).strategy == "map"
+    on_one = population(vae(), 2, strategy="devices", devices=jax.devices()[:1])
     assert on_one.strategy == "devices+map"
     assert on_one.mesh.size == 1
 

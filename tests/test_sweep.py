@@ -64,7 +64,7 @@ def test_seeds_through_the_command_line(image_file, image_run, tmp_path, monkeyp
     assert "run directory: runs/tiny-sweep" in captured.err
     run = tmp_path / "runs" / "tiny-sweep"
     record = json.loads((run / "config.json").read_text())
-    assert record["sweep"] == {"swept": "seed", "values": [0, 1], "strategy": "vmap"}
+    assert record["sweep"] == {"swept": "seed", "values": [0, 1], "strategy": "map"}
     assert record["config"]["evaluation"]["num_samples"] == 20
     assert record["data"] == image_run.run.record()["data"]
     # The first member has the seed of the run of its own.
