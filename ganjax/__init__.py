@@ -16,13 +16,13 @@
 """
 
 from ganjax import augment, axes, cost, ema, latents, losses, networks, ops, penalties, sharding
-from ganjax.build import load
 from ganjax.gan import gan
 from ganjax.loop import fit
 from ganjax.networks.layers import as_network
 from ganjax.penalties import Term
 from ganjax.players import adam, all_variables, init_player
 from ganjax.population import population
+from ganjax.trained import load
 from ganjax.types import (
     Algorithm,
     DiscriminatorOutput,

@@ -97,6 +97,25 @@ def value_and_grad(function: Callable[..., tuple[Array, Any]]) -> Callable[..., 
     return differentiate
 
 
+def with_own_gradients(tree: Any, *args: Any) -> Any:
+    """Cast replicated arrays so that each device's gradients of them are of its share alone.
+
+    Where JAX tracks device axes it sums the gradient of a replicated array over the devices; after
+    this cast, as where nothing is tracked, that sum is the caller's.
+
+    Args:
+      tree: arrays, the same on every device.
+      args: what they are used with, which varies over the axes in question.
+    """
+    tracked = varying_axes(*jax.tree.leaves(args))
+
+    def cast(array):
+        missing = tuple(tracked - varying_axes(array))
+        return lax.pcast(array, missing, to="varying") if missing else array
+
+    return jax.tree.map(cast, tree)
+
+
 def draw(sample: Callable[[Key, int], Any], key: Key, batch: int) -> Any:
     """Draw random numbers per example that do not depend on the layout.
 

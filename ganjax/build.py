@@ -1,27 +1,25 @@
-"""From a configuration to objects: networks, algorithm, data, and trained models from runs."""
+"""From a configuration to objects: networks, algorithm and data."""
 
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ganjax import checkpoint, config, data, penalties, players
-from ganjax.augment import AUGMENTATIONS
+from ganjax.augment import AUGMENTATIONS, Augment, ada, compose, scheduled
 from ganjax.config import Config, OptimizerSettings
 from ganjax.gan import gan
 from ganjax.latents import Latents
 from ganjax.losses import LOSSES
 from ganjax.networks.layers import as_network, rematerialized, require_choice
-from ganjax.penalties import PENALTIES, Term
+from ganjax.penalties import DISCRIMINATOR_TERMS, GENERATOR_TERMS, Term
 from ganjax.run import RunDirectory
-from ganjax.types import Algorithm, Array, InputError, Key, Optimizer, TrainState
+from ganjax.types import Algorithm, Array, InputError, Optimizer, TrainState
 from ganjax.vae import LIKELIHOODS, reconstruct, vae
 
 
@@ -137,26 +135,25 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
     parts = _parts(model.network, ("generator", "discriminator"), settings, shape, num_classes)
     require_choice("model.loss", model.loss, LOSSES)
     for name in model.penalties:
-        require_choice("the name of a penalty", name, PENALTIES)
-    if model.augment is not None:
-        require_choice("model.augment", model.augment, AUGMENTATIONS)
-    terms = [
-        Term(name, PENALTIES[name], penalty.weight, penalty.interval)
-        for name, penalty in model.penalties.items()
-    ]
-    optimizers = {
-        name: make_optimizer(getattr(model, name), settings.train.steps)
-        for name in ("generator", "discriminator")
-    }
-    lazy = {term.interval for term in terms} - {1}
-    if lazy:
+        require_choice("the name of a penalty", name, {**DISCRIMINATOR_TERMS, **GENERATOR_TERMS})
+    tables = {"generator": GENERATOR_TERMS, "discriminator": DISCRIMINATOR_TERMS}
+    terms, optimizers = {}, {}
+    for player, table in tables.items():
+        terms[player] = [
+            Term(name, table[name], penalty.weight, penalty.interval)
+            for name, penalty in model.penalties.items()
+            if name in table
+        ]
+        optimizer = getattr(model, player)
+        lazy = {term.interval for term in terms[player]} - {1}
         if len(lazy) > 1:
             raise InputError(
-                f"penalties have the intervals {sorted(lazy)}: lazy ones need a common interval"
+                f"penalties of the {player} have the intervals {sorted(lazy)}: lazy ones need a "
+                "common interval"
             )
-        optimizers["discriminator"] = make_optimizer(
-            lazy_correction(model.discriminator, lazy.pop()), settings.train.steps
-        )
+        for interval in lazy:
+            optimizer = lazy_correction(optimizer, interval)
+        optimizers[player] = make_optimizer(optimizer, settings.train.steps)
     if model.freeze_discriminator_layers:
         optimizers["discriminator"] = _freeze(
             optimizers["discriminator"],
@@ -170,18 +167,76 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
         loss=LOSSES[model.loss],
         generator_optimizer=optimizers["generator"],
         discriminator_optimizer=optimizers["discriminator"],
-        discriminator_terms=terms,
+        generator_terms=terms["generator"],
+        discriminator_terms=terms["discriminator"],
         discriminator_steps=model.discriminator_steps,
         share_fakes=model.share_fakes,
         joint_pass=model.joint_pass,
         num_classes=num_classes,
         ema_half_life_images=model.ema_half_life_images,
         ema_ramp_up=model.ema_ramp_up,
-        augment=AUGMENTATIONS[model.augment]() if model.augment else None,
+        augment=_augment(model),
         micro_batches=settings.train.micro_batches,
+        generator_batch_multiplier=model.generator_batch_multiplier,
+        schedules=_schedules(model, settings.train.steps),
     )
     latents = parts.pop("latents")
     return Model(algorithm, parts, latents, shape, num_classes)
+
+
+def _augment(model: config.GAN) -> Augment | None:
+    """Return the augmentations of a model, one after another."""
+    if model.augment is None:
+        return None
+    values = dataclasses.asdict(model.ada)
+    probability = values.pop("probability")
+
+    def adaptive():
+        if probability is None:
+            return ada(**values)
+        return scheduled(values["pipe"], probability, values["ramp_images"])
+
+    builders = {**AUGMENTATIONS, "ada": adaptive}
+    names = [name.strip() for name in model.augment.split("+")]
+    for name in names:
+        require_choice("model.augment", name, builders)
+    augments = [builders[name]() for name in names]
+    return augments[0] if len(augments) == 1 else compose(*augments)
+
+
+def _schedules(model: config.GAN, steps: int) -> dict[str, Callable[[Array], Array]]:
+    """Return the factors on hyper-parameters that change during a training."""
+    burn_in = model.burn_in_steps or steps
+    schedules = {
+        name: cosine(penalty.final_weight / penalty.weight, burn_in)
+        for name, penalty in model.penalties.items()
+        if penalty.final_weight is not None
+    }
+    if model.ema_half_life_images is None:
+        return schedules
+    if model.ema_burn_in:
+        grow = cosine(0.0, burn_in)
+        schedules["ema_half_life_images"] = lambda step: 1.0 - grow(step)
+    elif model.ema_start_steps:
+        schedules["ema_half_life_images"] = lambda step: jnp.float32(step >= model.ema_start_steps)
+    return schedules
+
+
+def cosine(final: float, steps: int) -> Callable[[Array], Array]:
+    """Return a factor that goes from 1 to `final` in half a cosine, and stays there.
+
+    References:
+      Huang et al. 2024, R3GAN, arXiv:2501.05441: for every hyper-parameter.
+
+    >>> [round(float(cosine(0.1, 10)(step)), 3) for step in (0, 5, 10, 99)]
+    [1.0, 0.55, 0.1, 0.1]
+    """
+
+    def factor(step):
+        left = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))
+        return final + left * (1.0 - final)
+
+    return factor
 
 
 def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
@@ -229,8 +284,16 @@ def _trained(parts, names, settings):
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
     """Return the optimizer of a network that is trained for `steps` steps."""
+    steps = settings.schedule_steps or steps
+    beta2 = settings.beta2
+    if settings.final_beta2 is not None:
+        towards = cosine(settings.final_beta2 / settings.beta2, steps)
+
+        def beta2(count):
+            return settings.beta2 * towards(count)
+
     transforms = {
-        "adam": lambda: optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        "adam": lambda: players.scale_by_adam(settings.beta1, beta2, settings.epsilon),
         "rmsprop": lambda: optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False),
         "sgd": lambda: optax.trace(settings.beta1) if settings.beta1 else optax.identity(),
     }
@@ -239,13 +302,14 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
         transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm), transform)
     schedule = None
     if settings.schedule != "constant" or settings.warmup_steps:
+        final = settings.final_learning_rate / settings.learning_rate
 
         def schedule(step):
             done = jnp.clip(step / steps, 0.0, 1.0)
             factor = {
                 "constant": 1.0,
-                "linear": 1.0 - done,
-                "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+                "linear": 1.0 - done * (1.0 - final),
+                "cosine": cosine(final, steps)(step),
             }[settings.schedule]
             return factor * jnp.minimum(1.0, (step + 1) / max(1, settings.warmup_steps))
 
@@ -318,158 +382,6 @@ def _start_from(path: str, state: TrainState, previous: TrainState | None) -> Tr
         name: player.replace(**loaded["players"][name]) for name, player in state.players.items()
     }
     return state.replace(players=players, ema=loaded.get("ema", state.ema))
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A model and its weights from a run directory.
-
-    Attributes:
-      config: the configuration of the run.
-      model: networks, latents, shapes.
-      step: of the checkpoint.
-      class_names: of the data, may be empty.
-      state: a `TrainState` with networks and averages, but without optimizers' states.
-    """
-
-    config: Config
-    model: Model
-    step: int
-    class_names: tuple[str, ...]
-    state: TrainState
-
-    @property
-    def networks(self) -> dict[str, Any]:
-        """The Linen modules by name, such as `generator`."""
-        return self.model.networks
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """What each module's `apply` takes, by name; the running average where there is one."""
-        raw = {
-            name: {"params": player.params, **player.variables}
-            for name, player in self.state.players.items()
-        }
-        return {**raw, **self.state.ema}
-
-    def sample(
-        self,
-        key: Key,
-        num_samples: int,
-        labels: Any = None,
-        *,
-        latents: Array | None = None,
-        truncation: float | None = None,
-        ema: bool = True,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Generate samples in compiled batches.
-
-        Args:
-          key: random key.
-          num_samples: how many.
-          labels: (num_samples,) classes for a conditional model; by default each in turn.
-          latents: (num_samples, dimension) to start from; by default drawn.
-          truncation: see `ganjax.latents`.
-          ema: whether to use the running average where there is one.
-          batch_size: samples of one call; by default 256, and 32 on a CPU, where fresh memory for
-            larger calls costs more than they save (`python benchmarks/sampling.py`).
-
-        Returns:
-          (num_samples, *shape) float32, images in [-1, 1].
-
-        Raises:
-          InputError: a label out of range, or labels for a model without classes.
-        """
-        labels = self.check_labels(labels, num_samples)
-        if latents is None:
-            if truncation is not None and not truncation > 0:
-                raise InputError(f"truncation has to be positive, got {truncation}")
-            latents = self.model.latents.sample(key, num_samples, truncation)
-        batch_size = batch_size or (32 if jax.default_backend() == "cpu" else 256)
-        batch_size = min(batch_size, num_samples)
-        parts = []
-        for start in range(0, num_samples, batch_size):
-            # The last batch is filled up, so that one program serves.
-            index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
-            part = self._sample(
-                self.state,
-                jax.random.fold_in(key, start),
-                None if labels is None else labels[index],
-                latents[index],
-                ema=ema,
-            )
-            parts.append(np.asarray(part)[: num_samples - start])
-        return np.concatenate(parts)
-
-    @functools.cached_property
-    def _sample(self):
-        def sample(state, key, labels, latents, *, ema):
-            return self.model.algorithm.sample(
-                state, key, latents.shape[0], labels, latents=latents, ema=ema
-            )
-
-        return jax.jit(sample, static_argnames="ema")
-
-    def check_labels(self, labels: Any, num_samples: int) -> np.ndarray | None:
-        """Return labels (num_samples,) int32, repeated in turn where there are fewer."""
-        classes = self.model.num_classes
-        if labels is None:
-            return np.arange(num_samples, dtype=np.int32) % classes if classes else None
-        if not classes:
-            raise InputError("labels were given, but this model was trained without classes")
-        labels = np.asarray(labels, np.int32)
-        if labels.size == 0 or labels.min() < 0 or labels.max() >= classes:
-            raise InputError(
-                f"labels have to lie between 0 and {classes - 1}, got {labels.tolist()}"
-            )
-        return np.resize(labels, num_samples)
-
-
-def load(run: str | os.PathLike, step: int | None = None) -> Trained:
-    """Load a trained model from a run directory, without its data and its optimizers.
-
-    Args:
-      run: the directory.
-      step: of the checkpoint; by default the latest sound one.
-
-    Returns:
-      Networks, variables and a `sample` function.
-
-    Raises:
-      InputError: there is no run or no sound checkpoint.
-    """
-    directory = RunDirectory(run)
-    record = directory.record()
-    settings = config.from_json(record["config"])
-    model = build_model(settings, record["data"]["shape"], record["data"]["num_classes"])
-    shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
-    like = {
-        "step": shapes.step,
-        "players": {
-            name: {"params": player.params, "variables": player.variables}
-            for name, player in shapes.players.items()
-        },
-        "ema": shapes.ema,
-        "hyperparameters": shapes.hyperparameters,
-    }
-    loaded, metadata = checkpoint.restore_subtree(directory.checkpoints, like, step)
-    players = {
-        name: shapes.players[name].replace(**loaded["players"][name], opt_state=())
-        for name in shapes.players
-    }
-    state = TrainState(
-        step=loaded["step"],
-        rollbacks=jnp.int32(0),
-        key=jax.random.key(0),
-        players=players,
-        ema=loaded["ema"],
-        augment=(),
-        hyperparameters=loaded["hyperparameters"],
-        running={},
-    )
-    class_names = tuple(record["data"].get("class_names", ()))
-    return Trained(settings, model, int(metadata["step"]), class_names, state)
 
 
 def num_parameters(tree: Any) -> int:

@@ -1,5 +1,6 @@
 """The command line: one function a command, `COMMANDS` names them."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -132,6 +133,7 @@ def train(arguments: list[str]) -> int:
         print(_train_manual(config.shipped()))
         return 0 if arguments else 2
     settings, options = _configured("train", arguments, TrainOptions)
+    _use_platform(settings.train.platform)
     if options.dry_run:
         print_plan(build(settings))
         return 0
@@ -163,9 +165,7 @@ def _configured(command: str, arguments: list[str], extra: type) -> tuple[Any, A
         description=_describe(settings, command, name),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    settings = type(settings)(**{name: getattr(options, name) for name in values})
-    _use_platform(settings.train.platform)
-    return settings, options
+    return type(settings)(**{name: getattr(options, name) for name in values}), options
 
 
 def _go(directory, start, name) -> int:
@@ -259,6 +259,9 @@ def sweep(arguments: list[str]) -> int:
     values = None
     if options.values is not None:
         values = options.values[0], parse_values(*options.values)
+    if options.strategy.startswith(("auto", "devices")):
+        _use_cores(options.seeds or len(values[1]))
+    _use_platform(settings.train.platform)
     directory = options.run_directory or _free_directory(f"{settings.name}-sweep")
     shown = RunDirectory(directory).shown
     console = Console()
@@ -283,6 +286,22 @@ def sweep(arguments: list[str]) -> int:
     return 0
 
 
+def _use_cores(members: int) -> None:
+    """Make of a CPU as many devices as can share the members, at most one a core.
+
+    The threads of one device leave cores idle when networks are small.
+    """
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices != -1 or "host_platform_device_count" in flags:
+        return  # somebody has decided
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    shares = [n for n in range(1, (cores or 1) + 1) if members % n == 0]
+    with contextlib.suppress(RuntimeError):  # JAX has started in this process already
+        jax.config.update("jax_num_cpu_devices", shares[-1])
+
+
 def _sweep_manual() -> str:
     lines = [
         f"usage: {PROGRAM} sweep CONFIG (--seeds NUMBER | --values NAME VALUE,VALUE,...)",
@@ -301,7 +320,7 @@ def _sweep_manual() -> str:
         "  --strategy HOW        vmap (each operation for all members at once), map (one member",
         "                        after another, inside one program), devices (members spread over",
         "                        devices, and by vmap or map on each; devices+vmap and devices+map",
-        "                        say which), or auto, which chooses",
+        "                        say which; the cores of a CPU count), or auto, which chooses",
         "  --run-directory DIR   where to write; by default runs/NAME-sweep, numbered where that",
         "                        exists",
         "",
@@ -384,13 +403,13 @@ class InfoOptions:
 def info(arguments: list[str]) -> int:
     """Say what a run is: networks, FLOPs, data, device, how far it got, scores."""
     run, _ = read(arguments, InfoOptions, "info", "RUN")
-    from ganjax import build
     from ganjax.report import print_info
     from ganjax.run import RunDirectory
+    from ganjax.trained import load
 
     directory = RunDirectory(run)
     record = directory.record()
-    print_info(build.load(run), record, directory.evaluations())
+    print_info(load(run), record, directory.evaluations())
     return 0
 
 

@@ -16,12 +16,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganjax.networks.biggan import BigGAN
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.dcgan import DCGAN
 from ganjax.networks.mlp import MLP
+from ganjax.networks.r3gan import R3GAN
+from ganjax.networks.sagan import SAGAN
+from ganjax.networks.sngan import SNGAN
+from ganjax.networks.stylegan2 import StyleGAN2
+from ganjax.networks.wgan_gp import WGANGP
 from ganjax.types import InputError
 
-NETWORKS: dict[str, type] = {"dcgan": DCGAN, "mlp": MLP, "conv_vae": ConvVAE}
+NETWORKS: dict[str, type] = {
+    "dcgan": DCGAN,
+    "mlp": MLP,
+    "wgan_gp": WGANGP,
+    "sngan": SNGAN,
+    "sagan": SAGAN,
+    "biggan": BigGAN,
+    "stylegan2": StyleGAN2,
+    "r3gan": R3GAN,
+    "conv_vae": ConvVAE,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,13 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     """Added to the root of the squared gradient."""
     schedule: str = "constant"
-    """constant, linear (to zero at the last step) or cosine (to zero at the last step)."""
+    """constant, linear or cosine, from the learning rate to final_learning_rate."""
+    final_learning_rate: float = 0.0
+    """Where a linear or cosine schedule ends."""
+    schedule_steps: int | None = None
+    """Steps until it does; by default all."""
+    final_beta2: float | None = None
+    """Let Adam's beta2 go there in a cosine over schedule_steps (R3GAN)."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     clip_norm: float | None = None
@@ -75,12 +97,35 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class Penalty:
-    """An addition to the discriminator's loss; its key is its name: r1, r2 or gradient_penalty."""
+    """An addition to a player's loss; its key is its name. For the discriminator: r1, r2,
+    gradient_penalty, classify_real or classify_real_and_fake; for the generator: path_length or
+    classify_generated.
+    """
 
     weight: float = 1.0
     """The paper's gamma or lambda."""
     interval: int = 1
     """Steps between two evaluations; above 1 with the lazy rescaling of StyleGAN2."""
+    final_weight: float | None = None
+    """Let the weight go there in a cosine over model.burn_in_steps (R3GAN)."""
+
+
+@dataclass(frozen=True)
+class ADA:
+    """Augmentation whose probability follows how far the discriminator overfits."""
+
+    pipe: str = "bgc"
+    """The transforms: b, bg, bgc, bgcf, bgcfn, bgcfnc, a single one of those letters, or r3gan."""
+    target: float = 0.6
+    """Mean sign of the logits of real images that is aimed at."""
+    ramp_images: int = 500_000
+    """Images in which the probability can move by 1."""
+    interval: int = 4
+    """Steps between two moves."""
+    initial: float = 0.0
+    """The probability at the start."""
+    probability: float | None = None
+    """Do not follow the discriminator: rise to this probability over ramp_images (R3GAN)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +144,12 @@ class GAN:
     discriminator: OptimizerSettings = field(default_factory=OptimizerSettings)
     """How the discriminator is optimised."""
     penalties: Mapping[str, Penalty] = field(default_factory=dict)
-    """Penalties of the discriminator by name."""
+    """Penalties of both networks by name."""
+    burn_in_steps: int | None = None
+    """Steps over which scheduled weights and the EMA's half-life go to their final values; by
+    default all."""
+    generator_batch_multiplier: int = 1
+    """Latents of the generator's update for each image of a batch."""
     discriminator_steps: int = 1
     """Discriminator updates for one generator update."""
     share_fakes: bool = False
@@ -110,8 +160,14 @@ class GAN:
     """Half-life of the generator's running average in images; None for none."""
     ema_ramp_up: float | None = None
     """Bound the half-life by this share of the images seen so far."""
+    ema_start_steps: int = 0
+    """Steps before which the running average is a copy (BigGAN: 1000)."""
+    ema_burn_in: bool = False
+    """Let the half-life grow from zero in a cosine over burn_in_steps (R3GAN)."""
     augment: str | None = None
-    """flip, or None."""
+    """flip, diff_augment, ada, or several joined by +; or None."""
+    ada: ADA = field(default_factory=ADA)
+    """Settings of ada."""
     freeze_discriminator_layers: int = 0
     """Leave the first layers of the discriminator as they are (for fine-tuning)."""
 

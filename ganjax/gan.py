@@ -5,7 +5,7 @@ References:
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,8 @@ def gan(
     ema_ramp_up: float | None = None,
     augment: Augment | None = None,
     micro_batches: int = 1,
+    generator_batch_multiplier: int = 1,
+    schedules: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> Algorithm:
     """Return the adversarial training of two networks.
 
@@ -77,18 +79,24 @@ def gan(
         both, half as many and twice as large operations: for a device that launches limit, not for
         a CPU. Only for a discriminator that looks at each image alone; one with batch statistics is
         refused.
-      num_classes: 0 for unconditional networks; batches then need no `"label"`.
+      num_classes: 0 for unconditional networks; batches then need no `"label"`. For a condition
+        that is a vector: its length.
       ema_half_life_images: half-life of the generator's running average in images, or None for no
-        average; kept in `state.hyperparameters["ema_half_life_images"]`.
+        average; kept in `state.hyperparameters["ema_half_life_images"]`. Parameters and batch
+        statistics are averaged; every other collection is copied.
       ema_ramp_up: see `ganjax.ema.decay`.
       augment: applied to whatever the discriminator sees, or None.
       micro_batches: parts of a batch over which gradients are accumulated, with batch statistics
         for each part.
+      generator_batch_multiplier: latents of the generator's update for each image of a batch, such
+        as 2 in WGAN-GP's and SNGAN's CIFAR-10 code; labels are repeated.
+      schedules: step -> factor on a hyper-parameter, by its name in `state.hyperparameters`. An
+        EMA that starts at a step is a factor of 0 before it.
 
     Returns:
-      An `Algorithm` for batches of `"image"`, and `"label"` int32 (B,) in [0, num_classes). With
-      several discriminator steps, or a loss whose generator compares with real images,
-      `batches_per_step` is their number, plus one for such a loss.
+      An `Algorithm` for batches of `"image"`, and `"label"` int32 (B,) in [0, num_classes) or float
+      (B, num_classes). With several discriminator steps, or a loss whose generator compares with
+      real images, `batches_per_step` is their number, plus one for such a loss.
 
     Raises:
       ValueError: a number is out of its range, two terms share a name, or options exclude each
@@ -103,6 +111,7 @@ def gan(
     >>> sorted(metrics)[:2]
     ['grad_norm/discriminator', 'grad_norm/generator']
     """
+    mixing = discriminator
     generator, discriminator = as_network(generator), as_network(discriminator)
     optimizers = {
         "generator": generator_optimizer or optax.adam(2e-4, b1=0.5),
@@ -111,12 +120,29 @@ def gan(
     terms = {"generator": tuple(generator_terms), "discriminator": tuple(discriminator_terms)}
     all_terms = (*terms["generator"], *terms["discriminator"])
     players.check_terms(all_terms)
-    players.check_positive(discriminator_steps=discriminator_steps, micro_batches=micro_batches)
-    if share_fakes and (loss.generator_needs_real or generator_terms or micro_batches > 1):
+    players.check_positive(
+        discriminator_steps=discriminator_steps,
+        micro_batches=micro_batches,
+        generator_batch_multiplier=generator_batch_multiplier,
+    )
+    own_passes = micro_batches > 1 or generator_batch_multiplier > 1
+    if share_fakes and (loss.generator_needs_real or generator_terms or own_passes):
         raise ValueError(
             "share_fakes does not go together with a loss that draws real images for the generator,"
-            " with terms of the generator, or with micro-batches: each needs passes of its own"
+            " with terms of the generator, with micro-batches or with a generator batch of another "
+            "size: each needs passes of its own"
         )
+    if loss.generator_needs_real and generator_batch_multiplier > 1:
+        raise ValueError(
+            "this loss compares each generated image with a real one, so that "
+            f"generator_batch_multiplier has to be 1, got {generator_batch_multiplier}"
+        )
+    if joint_pass and getattr(mixing, "mixes_examples", False):
+        raise ValueError(
+            "joint_pass judges real and fake images as one batch, which minibatch statistics of "
+            "this discriminator would mix; leave joint_pass out"
+        )
+    schedules = dict(schedules or {})
     batches_per_step = discriminator_steps + loss.generator_needs_real
 
     def init(key: Key) -> TrainState:
@@ -138,6 +164,12 @@ def gan(
         if ema_half_life_images is not None:
             hyperparameters["ema_half_life_images"] = jnp.float32(ema_half_life_images)
             average["generator"] = jax.tree.map(jnp.array, dict(variables["generator"]))
+        unknown = sorted(set(schedules) - set(hyperparameters))
+        if unknown:
+            raise ValueError(
+                f"there is a schedule for {unknown[0]!r}, which is no hyper-parameter of this "
+                f"training; those are {', '.join(sorted(hyperparameters))}"
+            )
         return TrainState(
             step=jnp.int32(0),
             rollbacks=jnp.int32(0),
@@ -155,6 +187,10 @@ def gan(
         batches = players.unstack(batch, batches_per_step, num_classes)
         num_images = batches[0]["image"].shape[0] * axes.num_shares()
         generator_player = state.players["generator"]
+        hyperparameters = {
+            name: value * schedules[name](state.step) if name in schedules else value
+            for name, value in state.hyperparameters.items()
+        }
         transform = None
         if augment is not None:
             transform = functools.partial(augment.apply, state.augment)
@@ -164,15 +200,19 @@ def gan(
                 "loss": loss,
                 "optimizer": optimizers[name],
                 "terms": terms[name],
-                "weights": state.hyperparameters,
-                "learning_rate": state.hyperparameters.get(f"{name}_learning_rate"),
+                "weights": hyperparameters,
+                "learning_rate": hyperparameters.get(f"{name}_learning_rate"),
                 "step": state.step,
                 "running": {key: running[key] for key in players.init_running(terms[name])},
                 "micro_batches": micro_batches,
             }
 
-        def draw_latents(key, batch):
-            return {**batch, "latents": axes.draw(latents.sample, key, batch["image"].shape[0])}
+        def draw_latents(key, batch, multiplier=1):
+            count = batch["image"].shape[0] * multiplier
+            if multiplier > 1:
+                labels = {k: v for k, v in batch.items() if k == "label"}
+                batch = {k: jnp.repeat(v, multiplier, axis=0) for k, v in labels.items()}
+            return {**batch, "latents": axes.draw(latents.sample, key, count)}
 
         def generate(params, batch, key):
             images, variables = generator.apply(
@@ -209,7 +249,9 @@ def gan(
             )
             return (player, running), metrics
 
-        generator_batch = draw_latents(step_key(state, "latents"), batches[-1])
+        generator_batch = draw_latents(
+            step_key(state, "latents"), batches[-1], generator_batch_multiplier
+        )
         last = batches[discriminator_steps - 1]
         playing_generator = generator
         if share_fakes:
@@ -245,13 +287,17 @@ def gan(
         average = state.ema
         if average:
             keep = ema.decay(
-                state.hyperparameters["ema_half_life_images"],
+                hyperparameters["ema_half_life_images"],
                 num_images,
                 state.step * num_images,
                 ema_ramp_up,
             )
             new = players.all_variables(generator_player)
-            average = {"generator": ema.update(average["generator"], new, keep)}
+            averaged = {name: new[name] for name in ("params", "batch_stats") if name in new}
+            old = {name: average["generator"][name] for name in averaged}
+            average = {"generator": {**new, **ema.update(old, averaged, keep)}}
+        if augment:
+            metrics |= augment.metrics(state.augment)
         state = state.replace(
             step=state.step + 1,
             players={"generator": generator_player, "discriminator": discriminator_player},
@@ -272,14 +318,22 @@ def gan(
         ema: bool = True,
     ) -> Array:
         latent_key, network_key = jax.random.split(key)
+        has_styles = generator.map is not None
         if latents is None:
-            latents = latent_distribution.sample(latent_key, num_samples, truncation)
+            latents = latent_distribution.sample(
+                latent_key, num_samples, None if has_styles else truncation
+            )
         labels = players.default_labels(labels, num_samples, num_classes)
         if ema and "generator" in state.ema:
             variables = state.ema["generator"]
         else:
             variables = players.all_variables(state.players["generator"])
-        images, _ = generator.apply(variables, latents, labels, train=False, key=network_key)
+        if has_styles and truncation is not None:
+            given = {"train": False, "key": network_key}
+            styles, _ = generator.map(variables, latents, labels, truncation=truncation, **given)
+            images, _ = generator.synthesize(variables, styles, **given)
+        else:
+            images, _ = generator.apply(variables, latents, labels, train=False, key=network_key)
         return images.astype(jnp.float32)
 
     def evaluate(state: TrainState, batch: Batch, key: Key) -> Metrics:

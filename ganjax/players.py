@@ -1,5 +1,6 @@
 """What every algorithm does with a trained network: start it, update it, average it."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 
 from ganjax import axes
-from ganjax.penalties import Term
+from ganjax.penalties import Stateful, Term
 from ganjax.types import (
     Array,
     Batch,
@@ -29,7 +30,7 @@ Objective = Callable[[Any, Any, Batch, Key], tuple[Array, tuple[Any, Metrics]]]
 def adam(
     learning_rate: float,
     b1: float = 0.5,
-    b2: float = 0.999,
+    b2: float | Callable[[Array], Array] = 0.999,
     eps: float = 1e-8,
     *,
     schedule: Callable[[Array], Array] | None = None,
@@ -40,7 +41,7 @@ def adam(
     Args:
       learning_rate: the initial value of the hyper-parameter.
       b1: decay of the mean gradient.
-      b2: decay of the squared gradient.
+      b2: decay of the squared gradient, or a function of the number of updates done.
       eps: added to the root of the squared gradient.
       schedule: step -> factor on the learning rate, or None.
       lazy_interval: the interval k of the player's lazy terms. Learning rate and betas are then
@@ -52,7 +53,27 @@ def adam(
     """
     if lazy_interval > 1:
         learning_rate, b1, b2 = lazy_correction(learning_rate, b1, b2, lazy_interval)
-    return Optimizer(optax.scale_by_adam(b1, b2, eps), learning_rate, schedule)
+    return Optimizer(scale_by_adam(b1, b2, eps), learning_rate, schedule)
+
+
+def scale_by_adam(
+    b1: float, b2: float | Callable[[Array], Array], eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Return `optax.scale_by_adam` whose second decay may change during a training.
+
+    Args:
+      b1: decay of the mean gradient.
+      b2: decay of the squared gradient, or a function of the number of updates done (int32). As in
+        PyTorch, the correction of the bias takes the present decay.
+      eps: added to the root of the squared gradient.
+    """
+    if not callable(b2):
+        return optax.scale_by_adam(b1, b2, eps)
+
+    def update(gradients, state, params=None):
+        return optax.scale_by_adam(b1, b2(state.count), eps).update(gradients, state, params)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, 0.0, eps).init, update)
 
 
 def lazy_correction(
@@ -119,20 +140,27 @@ def value_and_grad(objective: Objective, micro_batches: int = 1) -> Callable[...
     Returns:
       `(params, variables, batch, key) -> ((loss, (variables, metrics)), gradients)`.
     """
-    differentiate = axes.value_and_grad(objective)
     if micro_batches == 1:
-        return differentiate
+        return axes.value_and_grad(objective)
+    differentiate = jax.value_and_grad(objective, has_aux=True)
 
     def accumulate(params, variables, batch, key):
         parts = jax.tree.map(lambda a: _interleave(a, micro_batches), batch)
         keys = jax.random.split(key, micro_batches)
 
-        def body(variables, part):
-            (loss, (variables, metrics)), gradients = differentiate(params, variables, *part)
-            return variables, (loss, metrics, gradients)
+        own = axes.with_own_gradients(params, batch)
 
-        variables, stacked = jax.lax.scan(body, variables, (parts, keys))
-        loss, metrics, gradients = jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+        def body(carry, part):
+            variables, total = carry
+            (loss, (variables, metrics)), gradients = differentiate(own, variables, *part)
+            return (variables, jax.tree.map(jnp.add, total, gradients)), (loss, metrics)
+
+        nothing = jax.tree.map(jnp.zeros_like, own)
+        (variables, total), stacked = jax.lax.scan(body, (variables, nothing), (parts, keys))
+        loss, metrics = jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+        gradients = jax.tree.map(lambda a: a / micro_batches, total)
+        # Over the devices once, not for each part.
+        loss, gradients = axes.global_mean((loss, gradients))
         return (loss, (variables, metrics)), gradients
 
     return accumulate
@@ -183,24 +211,47 @@ def _no_gradient(array):
 
 
 def weigh(
-    terms: Sequence[Term], weights: Mapping[str, Array], value: Callable[[Term, int], Array]
+    terms: Sequence[Term],
+    weights: Mapping[str, Array] | None,
+    value: Callable[[Callable[..., Any], int], Any],
+    running: Mapping[str, Any] | None = None,
 ) -> tuple[Array, Metrics]:
     """Add up terms of one interval.
 
     Args:
       terms: the terms.
-      weights: their weights by name.
-      value: `(term, index) -> (B,)`.
+      weights: their weights by name; by default those they were made with.
+      value: `(function, index) -> (B,)`, which calls a term's function with its arguments.
+      running: where terms with a memory find it; by default their initial one.
 
     Returns:
-      The sum of interval times weight times mean, and the plain means as metrics.
+      The sum of interval times weight times mean, and as metrics the plain means and what terms
+      with a memory want to remember, `memory/<name>`.
     """
+    weights = init_weights(terms) if weights is None else weights
+    running = init_running(terms) if running is None else running
     total, metrics = jnp.float32(0), {}
     for index, term in enumerate(terms):
-        mean = jnp.mean(value(term, index))
+        if isinstance(term.function, Stateful):
+            memory = running[f"memory/{term.name}"]
+            values, noted = value(functools.partial(term.function.apply, memory), index)
+            metrics[f"memory/{term.name}"] = noted
+        else:
+            values = value(term.function, index)
+        mean = jnp.mean(values)
         total = total + term.interval * weights[term.name] * mean
         metrics[f"penalty/{term.name}"] = mean
     return total, metrics
+
+
+def remember(terms: Sequence[Term], running: Mapping[str, Any], metrics: Metrics) -> dict[str, Any]:
+    """Take what terms want to remember out of `metrics` and return their new memories."""
+    new = {}
+    for term in terms:
+        if isinstance(term.function, Stateful):
+            name = f"memory/{term.name}"
+            new[name] = term.function.update(running[name], axes.global_mean(metrics.pop(name)))
+    return new
 
 
 def lazy_updates(
@@ -242,9 +293,13 @@ def eager(terms: Sequence[Term]) -> list[Term]:
     return [term for term in terms if term.interval == 1]
 
 
-def init_running(terms: Sequence[Term]) -> dict[str, Array]:
-    """Return the place where the last value of each lazy term is kept, by metric name."""
-    return {f"penalty/{term.name}": jnp.float32(0) for term in terms if term.interval > 1}
+def init_running(terms: Sequence[Term]) -> dict[str, Any]:
+    """Return the last value of each lazy term, `penalty/<name>`, and each term's memory."""
+    running = {f"penalty/{term.name}": jnp.float32(0) for term in terms if term.interval > 1}
+    for term in terms:
+        if isinstance(term.function, Stateful):
+            running[f"memory/{term.name}"] = jax.tree.map(jnp.array, term.function.init())
+    return running
 
 
 def init_weights(terms: Sequence[Term]) -> dict[str, Array]:

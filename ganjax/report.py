@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from ganjax import cost, loop
-from ganjax.build import Experiment, Model, Trained, num_parameters
+from ganjax.build import Experiment, Model, num_parameters
 from ganjax.evaluation import Figure
 from ganjax.sharding import state_bytes
 from ganjax.train import Result
+from ganjax.trained import Trained
 
 
 class Console:

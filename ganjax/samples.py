@@ -40,11 +40,12 @@ def sample(arguments: list[str]) -> int:
     import jax
     import numpy as np
 
-    from ganjax import build, pictures, train
+    from ganjax import pictures, train
+    from ganjax.trained import load
 
     kind = kind_of(options.out, (".png", ".npz", ""))
     check_numbers(options, num=1, columns=1)
-    trained = build.load(run, options.step)
+    trained = load(run, options.step)
     samples = trained.sample(
         jax.random.key(options.seed),
         options.num,
@@ -108,11 +109,12 @@ def interpolate(arguments: list[str]) -> int:
     import jax
     import numpy as np
 
-    from ganjax import build, latents, pictures
+    from ganjax import latents, pictures
+    from ganjax.trained import load
 
     kind = kind_of(options.out, (".png", ".gif", ".webp"))
     check_numbers(options, num_walks=1, num_points=2, num_steps=2, frames_per_second=1)
-    trained = build.load(run, options.step)
+    trained = load(run, options.step)
     if len(trained.model.shape) != 3:
         raise InputError("a walk shows images, but this model makes points in the plane")
     key = jax.random.key(options.seed)

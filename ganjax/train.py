@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import Experiment, build, describe_data, load
+from ganjax.build import Experiment, build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
 from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
+from ganjax.trained import load
 from ganjax.types import InputError, TrainState
 
 # Pictures show the same latents all through a run.

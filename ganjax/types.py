@@ -59,10 +59,15 @@ class Network(NamedTuple):
       apply: `(variables, inputs, labels, *, train, key) -> (outputs, variables)`; the second
         result holds every collection but `"params"`, updated where `train` is true. `labels` and
         `key` may be None.
+      map: of a generator with styles, the first half of `apply`: `(variables, latents, labels, *,
+        train, key, truncation=1.0) -> (styles, variables)`; otherwise None.
+      synthesize: the second half, `(variables, styles, *, train, key) -> (images, variables)`.
     """
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Any, Variables]]
+    map: Callable[..., tuple[Any, Variables]] | None = None
+    synthesize: Callable[..., tuple[Any, Variables]] | None = None
 
 
 @struct.dataclass

@@ -4,6 +4,8 @@
 take Linen modules and `Network`s alike.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +17,26 @@ from ganjax import axes, players
 from ganjax.losses import AdversarialLoss
 from ganjax.networks.layers import as_network, as_output
 from ganjax.penalties import Term
-from ganjax.types import Array, Batch, Key, Metrics, Player, as_float_images
+from ganjax.types import (
+    Array,
+    Batch,
+    DiscriminatorOutput,
+    Key,
+    Metrics,
+    Player,
+    as_float_images,
+)
+from ganjax.views import DiscriminatorView, GeneratorView, Judge
 
 Transform = Callable[[Array, Key], Array]
-Judge = Callable[[Array, Array | None, Key], Array]
 
 
 def judge(
     discriminator: Any, player: Player, *, augment: Transform | None = None, train: bool = True
 ) -> Judge:
     """Return a fixed discriminator as `(images, labels, key) -> logits (B,)`.
+
+    Its method `output` returns the whole `DiscriminatorOutput`.
 
     Args:
       discriminator: Linen module or `Network`.
@@ -34,16 +46,16 @@ def judge(
     """
     network = as_network(discriminator)
 
-    def discriminate(images: Array, labels: Array | None, key: Key) -> Array:
+    def output(images: Array, labels: Array | None, key: Key) -> DiscriminatorOutput:
         network_key, augment_key = jax.random.split(key)
         if augment is not None:
             images = augment(images, augment_key)
-        output, _ = network.apply(
+        result, _ = network.apply(
             players.all_variables(player), images, labels, train=train, key=network_key
         )
-        return as_output(output).logits
+        return as_output(result)
 
-    return discriminate
+    return Judge(output)
 
 
 def discriminator_loss(
@@ -58,6 +70,7 @@ def discriminator_loss(
     loss: AdversarialLoss | None,
     terms: Sequence[Term] = (),
     weights: Mapping[str, Array] | None = None,
+    running: Mapping[str, Any] | None = None,
     augment: Transform | None = None,
     joint_pass: bool = False,
 ) -> tuple[Array, tuple[Any, Metrics]]:
@@ -74,11 +87,13 @@ def discriminator_loss(
       loss: the adversarial loss; None leaves the terms alone.
       terms: penalties, each weighted with its weight times its interval.
       weights: of the terms, by name; by default those they were made with.
+      running: where terms with a memory find it, see `ganjax.players.init_running`.
       augment: `(images, key) -> images`, applied to whatever the discriminator sees.
       joint_pass: judge both batches in one pass; see `ganjax.gan`.
 
     Returns:
-      (loss, (variables, metrics)), the loss a mean over the batch.
+      (loss, (variables, metrics)), the loss a mean over the batch. Among the metrics is what terms
+      with a memory want to remember, as `memory/<name>`.
     """
     network = as_network(discriminator)
     real_key, fake_key, term_key = jax.random.split(key, 3)
@@ -90,19 +105,19 @@ def discriminator_loss(
         output, variables = network.apply(
             {"params": params, **variables}, images, labels, train=True, key=network_key
         )
-        return as_output(output).logits, variables
+        return as_output(output), variables
 
-    # The same key and statistics as in the pass over real images below: a compiler can share it.
-    def penalty(term, index):
-        return term.function(
-            lambda images: discriminate(images, variables, real_key)[0],
-            real_images,
-            fake_images,
-            jax.random.fold_in(term_key, index),
-        )
+    # The same keys and statistics as in the passes below: a compiler can share them.
+    view = DiscriminatorView(
+        lambda images: discriminate(images, variables, real_key)[0],
+        lambda images: discriminate(images, variables, fake_key)[0],
+        labels,
+    )
 
-    weights = players.init_weights(terms) if weights is None else weights
-    total, metrics = players.weigh(terms, weights, penalty)
+    def penalty(function, index):
+        return function(view, real_images, fake_images, jax.random.fold_in(term_key, index))
+
+    total, metrics = players.weigh(terms, weights, penalty, running)
     if loss is None:
         return total, (variables, metrics)
     if joint_pass:
@@ -113,16 +128,19 @@ def discriminator_loss(
             )
         both = None if labels is None else _interleave(labels, labels)
         images = _interleave(real_images, fake_images.astype(real_images.dtype))
-        logits, updated = discriminate(images, variables, real_key, both)
-        real_logits, fake_logits = logits.reshape(-1, 2).T
+        output, updated = discriminate(images, variables, real_key, both)
+        real_logits, fake_logits = output.logits.reshape(-1, 2).T
     else:
-        real_logits, updated = discriminate(real_images, variables, real_key)
-        fake_logits, updated = discriminate(fake_images, updated, fake_key)
+        real, updated = discriminate(real_images, variables, real_key)
+        fake, updated = discriminate(fake_images, updated, fake_key)
+        real_logits, fake_logits = real.logits, fake.logits
     adversarial = jnp.mean(loss.discriminator(real_logits=real_logits, fake_logits=fake_logits))
     metrics |= {
         "loss/discriminator": adversarial,
         "logits/real": jnp.mean(real_logits),
         "logits/fake": jnp.mean(fake_logits),
+        # How much the discriminator has learnt its examples by heart; what ADA listens to.
+        "logits/real_sign": jnp.mean(jnp.sign(real_logits)),
     }
     return adversarial + total, (updated, metrics)
 
@@ -145,6 +163,7 @@ def generator_loss(
     real_images: Array | None = None,
     terms: Sequence[Term] = (),
     weights: Mapping[str, Array] | None = None,
+    running: Mapping[str, Any] | None = None,
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """Return the generator's loss on a batch of latents.
 
@@ -155,31 +174,46 @@ def generator_loss(
       labels: (B,) or None.
       key: random key.
       generator: Linen module or `Network`.
-      discriminate: `(images, labels, key) -> logits (B,)`.
+      discriminate: `(images, labels, key) -> logits (B,)`; `judge` makes one that shows its terms
+        class logits as well.
       loss: the adversarial loss; None leaves the terms alone.
       real_images: (B, ...) in [-1, 1] for a loss that compares with them.
-      terms: each `(generate, latents, key) -> (B,)`.
+      terms: each `(generate, latents, key) -> (B,)`, with a `ganjax.views.GeneratorView`.
       weights: of the terms, by name; by default those they were made with.
+      running: where terms with a memory find it, see `ganjax.players.init_running`.
 
     Returns:
-      (loss, (variables, metrics)).
+      (loss, (variables, metrics)), with `memory/<name>` among the metrics as in
+      `discriminator_loss`.
     """
     network = as_network(generator)
     network_key, fake_key, real_key, term_key = jax.random.split(key, 4)
+    all_variables = {"params": params, **variables}
 
     def generate(latents):
-        images, updated = network.apply(
-            {"params": params, **variables}, latents, labels, train=True, key=network_key
-        )
+        images, updated = network.apply(all_variables, latents, labels, train=True, key=network_key)
         return images.astype(jnp.float32), updated
 
-    def term_value(term, index):
-        return term.function(
-            lambda latents: generate(latents)[0], latents, jax.random.fold_in(term_key, index)
-        )
+    def map_latents(latents, labels):
+        return network.map(all_variables, latents, labels, train=True, key=network_key)[0]
 
-    weights = players.init_weights(terms) if weights is None else weights
-    total, metrics = players.weigh(terms, weights, term_value)
+    def synthesize(styles):
+        images, _ = network.synthesize(all_variables, styles, train=True, key=network_key)
+        return images.astype(jnp.float32)
+
+    def judge_fake(images):
+        if isinstance(discriminate, Judge):
+            return discriminate.output(images, labels, fake_key)
+        return as_output(discriminate(images, labels, fake_key))
+
+    view = GeneratorView(lambda latents: generate(latents)[0], judge_fake, labels)
+    if network.map is not None:
+        view = dataclasses.replace(view, map=map_latents, synthesize=synthesize)
+
+    def term_value(function, index):
+        return function(view, latents, jax.random.fold_in(term_key, index))
+
+    total, metrics = players.weigh(terms, weights, term_value, running)
     if loss is None:
         return total, (variables, metrics)
     fake_images, updated = generate(latents)
@@ -234,7 +268,7 @@ def discriminator_update(
     """
 
     def objective(loss, terms):
-        def function(params, variables, batch, key):
+        def function(params, variables, batch, key, running):
             return discriminator_loss(
                 params,
                 variables,
@@ -246,6 +280,7 @@ def discriminator_update(
                 loss=loss,
                 terms=terms,
                 weights=weights,
+                running=running,
                 augment=augment,
                 joint_pass=joint_pass,
             )
@@ -308,7 +343,7 @@ def generator_update(
     """
 
     def objective(loss, terms):
-        def function(params, variables, batch, key):
+        def function(params, variables, batch, key, running):
             images = batch.get("image")
             return generator_loss(
                 params,
@@ -322,6 +357,7 @@ def generator_update(
                 real_images=None if images is None else as_float_images(images),
                 terms=terms,
                 weights=weights,
+                running=running,
             )
 
         return function
@@ -363,19 +399,26 @@ def _update(
     main_key, lazy_key = jax.random.split(key)
     optimize = {"optimizer": optimizer, "learning_rate": learning_rate, "step": step}
 
-    differentiate = players.value_and_grad(objective(loss, players.eager(terms)), micro_batches)
-    (_, (variables, metrics)), gradients = differentiate(
-        player.params, player.variables, batch, main_key
+    def differentiate(loss, terms, player, key):
+        function = functools.partial(objective(loss, terms), running=running)
+        (_, (variables, metrics)), gradients = players.value_and_grad(function, micro_batches)(
+            player.params, player.variables, batch, key
+        )
+        remembered = players.remember(terms, running, metrics)
+        return variables, metrics, remembered, gradients
+
+    variables, metrics, remembered, gradients = differentiate(
+        loss, players.eager(terms), player, main_key
     )
     metrics[f"grad_norm/{name}"] = optax.tree.norm(gradients)
     player = players.apply_gradients(player, gradients, **optimize).replace(variables=variables)
 
     def lazy_update(player, group):
-        differentiate = players.value_and_grad(objective(None, group), micro_batches)
-        (_, (_, values)), gradients = differentiate(
-            player.params, player.variables, batch, lazy_key
-        )
-        return players.apply_gradients(player, gradients, **optimize), axes.global_mean(values)
+        _, values, remembered, gradients = differentiate(None, group, player, lazy_key)
+        player = players.apply_gradients(player, gradients, **optimize)
+        return player, {**axes.global_mean(values), **remembered}
 
+    running = {**running, **remembered}
     player, running = players.lazy_updates(player, terms, running, step=step, update=lazy_update)
-    return player, running, {**metrics, **running}
+    last = {key: value for key, value in running.items() if key.startswith("penalty/")}
+    return player, running, {**metrics, **last}

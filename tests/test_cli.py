@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_runs import contents, image_config, run_cli, start
 
 from ganjax import cli, config, samples
-from ganjax.build import Trained
 from ganjax.config import to_json
+from ganjax.trained import Trained
 
 pytest_plugins = ["tiny_runs"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")

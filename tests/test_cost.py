@@ -229,6 +229,10 @@ def main():
                 "bytes": sum(each.bytes * each.count for each in measured.collectives),
                 "complete": measured.complete,
             }
+    algorithm = adversarial(micro_batches=4)
+    step = sharding.train_step(algorithm, sharding.make_mesh(), "shard_map")
+    parts = cost.analyze(step.lower(*cost.step_inputs(algorithm, SHAPE, BATCH * 4)).compile())
+    results["parts"] = sum(each.bytes * each.count for each in parts.collectives)
     print(json.dumps(results))
 
 
@@ -294,6 +298,14 @@ def test_gradients_and_statistics_are_summed_and_nothing_else_is_sent(layout, sh
         # The partitioner sums the discriminator's gradients of its two passes apart. XLA's GPU
         # compiler has a pass that joins such sums, its CPU compiler has none.
         assert 0 < rest <= gradients["discriminator"] + scalars
+
+
+@pytest.mark.slow
+def test_micro_batches_send_their_gradients_once(measured):
+    gradients, statistics = expected_bytes(shared=False)
+    # Batch norm looks at each part.
+    rest = measured["parts"] - sum(gradients.values()) - 4 * statistics
+    assert 0 < rest <= 4 * 16  # metrics
 
 
 @pytest.mark.slow

@@ -165,10 +165,12 @@ def test_contract_of_a_train_step(name, quick_jit):
         "loss/generator",
         "logits/real",
         "logits/fake",
+        "logits/real_sign",
         "grad_norm/discriminator",
         "grad_norm/generator",
         *(f"penalty/{t.name}" for t in options.get("discriminator_terms", ())),
         *(f"penalty/{t.name}" for t in options.get("generator_terms", ())),
+        *(options["augment"].metrics(state.augment) if "augment" in options else ()),
     }
     assert ganjax.axes.all_finite((state, metrics))
     assert state.step == 4
@@ -216,6 +218,7 @@ def by_hand(state, batch, z, *, discriminator_extra=lambda params, real, fake: 0
             "loss/discriminator": loss,
             "logits/real": jnp.mean(real_logits),
             "logits/fake": jnp.mean(fake_logits),
+            "logits/real_sign": jnp.mean(jnp.sign(real_logits)),
         }
         return loss + discriminator_extra(params, real, fake), aux
 

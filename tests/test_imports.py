@@ -12,7 +12,7 @@ import ganjax
 ROOT = Path(ganjax.__file__).parent
 # A room imports from its own floor and those below it.
 FLOORS = [
-    {"types", "axes", "lowerings", "ops"},
+    {"types", "views", "axes", "lowerings", "ops"},
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
     {"players", "updates", "gan", "vae", "autoregressive"},
@@ -30,7 +30,7 @@ FLOORS = [
     },
     {"population", "loop", "run"},
     {"build", "config"},
-    {"train"},
+    {"train", "trained"},
     {"report", "arguments", "samples", "sweep", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -75,6 +75,35 @@ def test_a_volume_is_a_sum_of_planes(quick_jit):
         assert_near(ours, expected)
 
 
+@pytest.mark.parametrize("groups", [4, 20])  # written out, and in a loop
+@pytest.mark.parametrize("case", ["1d, WaveGAN", "2d, DCGAN", "2d, plain", "3d, plain"])
+def test_each_group_by_itself_is_the_whole(case, groups, quick_jit):
+    spec = spec_of(*CASES[case])
+    x, y, _ = operands(spec, 2, (2 * groups, 3 * groups))
+    kernel = operands(spec, 2, (2, 3 * groups))[2]
+    spec = spec._replace(groups=groups)
+    pairs = {
+        (lowerings.cpu_forward, lowerings.native_forward): (x, kernel),
+        (lowerings.cpu_input_gradient, lowerings.native_input_gradient): (y, kernel),
+        (lowerings.cpu_kernel_gradient, lowerings.native_kernel_gradient): (x, y),
+    }
+    for (choose, native), (a, b) in pairs.items():
+        form = choose(spec, a, b)
+        assert form.func is lowerings.by_group
+        ours = quick_jit(lambda a, b, f=form: f(spec, a, b))(a, b)
+        assert_near(ours, quick_jit(lambda a, b, f=native: f(spec, a, b))(a, b))
+
+
+def test_one_channel_a_group_is_left_to_xla():
+    spec = spec_of(*CASES["2d, plain"])
+    x, y, _ = operands(spec, 2, (6, 6))
+    kernel = operands(spec, 2, (1, 6))[2]
+    spec = spec._replace(groups=6)
+    assert lowerings.cpu_forward(spec, x, kernel) is lowerings.native_forward
+    assert lowerings.cpu_input_gradient(spec, y, kernel) is lowerings.native_input_gradient
+    assert lowerings.cpu_kernel_gradient(spec, x, y) is lowerings.native_kernel_gradient
+
+
 @pytest.mark.parametrize(
     ("size", "channels", "batch", "forms"),
     [

@@ -168,10 +168,10 @@ def test_a_player_owns_its_arrays_and_gives_its_variables_back():
 
 
 def test_terms_are_weighed_with_weight_and_interval():
-    terms = [Term("a", None, 2.0), Term("b", None, 9.0, 4)]
+    terms = [Term("a", "a", 2.0), Term("b", "b", 9.0, 4)]
     values = {"a": jnp.array([1.0, 3.0]), "b": jnp.array([0.5, 0.5])}
     total, metrics = players.weigh(
-        terms, {"a": jnp.float32(2), "b": jnp.float32(10)}, lambda term, index: values[term.name]
+        terms, {"a": jnp.float32(2), "b": jnp.float32(10)}, lambda name, index: values[name]
     )
     assert total == 2 * 2 + 4 * 10 * 0.5
     assert metrics == {"penalty/a": 2.0, "penalty/b": 0.5}

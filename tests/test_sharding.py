@@ -21,7 +21,7 @@ import ganjax
 from ganjax import augment, axes, latents, losses, ops, penalties, sharding
 from ganjax.networks import layers
 from ganjax.penalties import Term
-from ganjax.types import InputError, Optimizer
+from ganjax.types import DiscriminatorOutput, InputError, Optimizer
 
 DEVICES, BATCH, CLASSES, STEPS = 8, 16, 3, 5
 LAYOUTS = ("jit", "shard_map", "pmap", "check_vma")
@@ -91,8 +91,68 @@ def penalties_and_everything_repeated():
     )
 
 
+class StyleGenerator(nn.Module):
+    """Latents -> styles -> images, with a tracked mean of the styles and noise per example."""
+
+    num_classes: int
+
+    def setup(self):
+        self.embedding = layers.LabelEmbedding(self.num_classes, 2)
+        self.first, self.last = nn.Dense(4), nn.Dense(16)
+        self.mean = self.variable("style_mean", "mean", jnp.zeros, 4)
+
+    def map(self, z, labels=None, *, train=False, truncation=1.0):
+        styles = jnp.tanh(self.first(jnp.concatenate([z, self.embedding(labels)], axis=-1)))
+        if train:
+            batch_mean = axes.global_mean(jnp.mean(styles, axis=0))
+            self.mean.value = 0.9 * self.mean.value + 0.1 * batch_mean
+        return (self.mean.value + truncation * (styles - self.mean.value))[:, None]
+
+    def synthesize(self, styles):
+        noise = axes.draw(
+            lambda key, n: jax.random.normal(key, (n, 4, 4, 1)),
+            self.make_rng("noise"),
+            styles.shape[0],
+        )
+        return jnp.tanh(self.last(styles[:, 0] ** 2).reshape(-1, 4, 4, 1) + 0.1 * noise)
+
+    def __call__(self, z, labels=None, *, train=False):
+        return self.synthesize(self.map(z, labels, train=train))
+
+
+class Classifier(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        x = nn.leaky_relu(nn.Dense(8)(images.reshape(images.shape[0], -1)))
+        return DiscriminatorOutput(nn.Dense(1)(x)[:, 0], nn.Dense(CLASSES)(x))
+
+
+def styles_and_terms_that_remember():
+    return ganjax.gan(
+        StyleGenerator(CLASSES),
+        Classifier(),
+        latents=latents.normal(3),
+        generator_optimizer=optax.sgd(0.03),
+        discriminator_optimizer=optax.sgd(0.03),
+        generator_terms=[
+            Term("path_length", penalties.path_length(decay=0.3, batch_shrink=2), 2.0, 2),
+            Term("classes", penalties.classify_generated, 0.1),
+        ],
+        discriminator_terms=[Term("real", penalties.classify_real_and_fake, 1.0)],
+        generator_batch_multiplier=2,
+        num_classes=CLASSES,
+        ema_half_life_images=10.0,
+        schedules={"real": lambda step: 1.0 / (1.0 + step)},
+    )
+
+
 CASES = {
-    case.__name__: case for case in (classes_flip_shared_fakes, penalties_and_everything_repeated)
+    case.__name__: case
+    for case in (
+        classes_flip_shared_fakes,
+        penalties_and_everything_repeated,
+        styles_and_terms_that_remember,
+    )
 }
 
 

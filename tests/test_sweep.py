@@ -6,6 +6,7 @@ import os
 import signal
 import statistics
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -133,6 +134,25 @@ def test_nobody_is_left(ring_file, tmp_path, monkeypatch, capsys):
     arguments = ["--values", "generator_learning_rate", "1e38,2e38"]
     assert run_cli("sweep", ring_file, *arguments) == 1
     assert "not finite at step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("members", "flags", "devices"),
+    [
+        (8, "", [4]),
+        (6, "", [3]),
+        (5, "", [1]),
+        (3, "", [3]),
+        (8, "--xla_force_host_platform_device_count=2", []),
+    ],
+)
+def test_the_cores_of_a_cpu_share_the_members(monkeypatch, members, flags, devices):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append(value))
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    cli._use_cores(members)
+    assert asked == devices
 
 
 # Interruption.

@@ -16,6 +16,7 @@ from ganjax.config import VAE, OptimizerSettings
 from ganjax.data.sources import DATASETS
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.run import RunDirectory
+from ganjax.trained import load
 from ganjax.types import InputError
 
 pytest_plugins = ["tiny_runs"]
@@ -193,7 +194,7 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path):
     model = replace(settings.model, loss="wasserstein", discriminator=wild, generator=wild)
     with pytest.raises(loop.DivergedError, match=r"^training diverged: .* at step \d+; ") as info:
         train.train(replace(settings, model=model), str(tmp_path / "run"))
-    good = build.load(tmp_path / "run")
+    good = load(tmp_path / "run")
     assert str(info.value).endswith(f"; the last good checkpoint is step {good.step}")
     bad_step = int(re.search(r"not finite at step (\d+)", str(info.value))[1])
     assert good.step == (bad_step - 1) // 2 * 2 >= 2

@@ -9,9 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ganjax import axes, ops
+from ganjax.networks.spectral import SpectralNorm
 from ganjax.types import Array, DiscriminatorOutput, InputError, Network
 
 normal_init = nn.initializers.normal(0.02)
+
+# What running statistics keep of themselves in each training pass. A pass that starts from zeros
+# stores 1 - MOMENTUM of its batch's own, which is how standing statistics are gathered.
+MOMENTUM = 0.9
 
 
 def as_network(module: Any) -> Network:
@@ -19,7 +24,8 @@ def as_network(module: Any) -> Network:
 
     The module is called as `module(inputs, labels=..., train=...)`; a parameter that its `__call__`
     does not have is left out. While training, every collection but `"params"` is mutable; the
-    random streams are `"dropout"` and `"noise"`.
+    random streams are `"dropout"` and `"noise"`. A module with methods `map` and `synthesize` is a
+    generator with styles.
     """
     if isinstance(module, Network):
         return module
@@ -42,7 +48,7 @@ def as_network(module: Any) -> Network:
         streams = dict(zip(("params", "dropout", "noise"), keys, strict=True))
         return module.init(streams, inputs, **arguments(labels, train=True))
 
-    def apply(variables, inputs, labels=None, *, train, key=None):
+    def call(method, variables, inputs, given, *, train, key):
         streams = {}
         if key is not None:
             streams = dict(zip(("dropout", "noise"), jax.random.split(key), strict=True))
@@ -50,13 +56,27 @@ def as_network(module: Any) -> Network:
         outputs, updated = module.apply(
             variables,
             inputs,
-            **arguments(labels, train),
+            **given,
             rngs=streams,
             mutable=list(others) if train else [],
+            method=method,
         )
         return outputs, {**others, **updated}
 
-    return Network(init, apply)
+    def apply(variables, inputs, labels=None, *, train, key=None):
+        return call(None, variables, inputs, arguments(labels, train), train=train, key=key)
+
+    if not (hasattr(module, "map") and hasattr(module, "synthesize")):
+        return Network(init, apply)
+
+    def map_latents(variables, latents, labels=None, *, train, key=None, truncation=1.0):
+        given = {"labels": labels, "train": train, "truncation": truncation}
+        return call("map", variables, latents, given, train=train, key=key)
+
+    def synthesize(variables, styles, *, train, key=None):
+        return call("synthesize", variables, styles, {}, train=train, key=key)
+
+    return Network(init, apply, map_latents, synthesize)
 
 
 def rematerialized(network: Any) -> Network:
@@ -80,7 +100,7 @@ def rematerialized(network: Any) -> Network:
 
         return jax.checkpoint(run)(variables, inputs, labels, key)
 
-    return Network(network.init, apply)
+    return network._replace(apply=apply)
 
 
 def as_output(output: Array | DiscriminatorOutput) -> DiscriminatorOutput:
@@ -99,7 +119,13 @@ def as_output(output: Array | DiscriminatorOutput) -> DiscriminatorOutput:
 
 
 class Conv(nn.Module):
-    """Convolution over (B, *spatial, C); `strides` and "SAME" or explicit `padding` as in `ops`."""
+    """Convolution over (B, *spatial, C); `strides` and "SAME" or explicit `padding` as in `ops`.
+
+    Attributes:
+      resample: "up" repeats pixels twofold before the convolution, "down" averages blocks of two
+        after it, along each dimension; both only with odd kernels, stride 1 and "SAME".
+      power_iterations: of spectral normalisation in each pass; 0 for none.
+    """
 
     features: int
     kernel_size: Sequence[int]
@@ -108,12 +134,90 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Callable = normal_init
+    resample: str | None = None
+    power_iterations: int = 0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        x = ops.conv(x.astype(self.dtype), kernel, strides=self.strides, padding=self.padding)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        if self.power_iterations:
+            kernel = SpectralNorm(self.power_iterations)(kernel, train=train)
+        x = x.astype(self.dtype)
+        if self.resample is None:
+            kernel = kernel.astype(self.dtype)
+            x = ops.conv(x, kernel, strides=self.strides, padding=self.padding)
+        else:
+            x = resampled_conv(x, kernel, self.resample)
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return x
+
+
+def resampled_conv(x: Array, kernel: Array, resample: str) -> Array:
+    """Repeat pixels twofold and convolve, or convolve and average blocks of two.
+
+    Each as one strided convolution with a kernel one pixel larger: of the products of a 3x3 kernel
+    4/9 are left, and the large map is made once.
+
+    Args:
+      x: (B, *spatial, in).
+      kernel: (*odd sizes, in, out), float32.
+      resample: "up" or "down".
+
+    Returns:
+      (B, *spatial, out) with every spatial size doubled or halved, of the dtype of `x`.
+
+    >>> resampled_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((1, 1, 1, 2)), "up").shape
+    (1, 8, 8, 2)
+    """
+    sizes = kernel.shape[:-2]
+    if any(size % 2 == 0 for size in sizes):
+        raise ValueError(f"resampling needs kernels of odd sizes, got {sizes}")
+    if resample not in ("up", "down"):
+        raise ValueError(f'resample has to be "up", "down" or None, got {resample!r}')
+    if resample == "down" and any(size % 2 for size in x.shape[1:-1]):
+        raise ValueError(f"2 does not divide the spatial sizes of {x.shape}; pad the images")
+    if max(sizes) == 1:  # commutes with either
+        kernel = kernel.astype(x.dtype)
+        if resample == "up":
+            return ops.upsample(ops.conv(x, kernel))
+        return ops.conv(ops.downsample(x), kernel)
+    spatial = range(len(sizes))
+    if resample == "up":  # a transposed convolution runs backwards through its kernel
+        kernel = jnp.flip(kernel, spatial)
+    for axis in spatial:
+        first = [(0, 1) if d == axis else (0, 0) for d in range(kernel.ndim)]
+        second = [(1, 0) if d == axis else (0, 0) for d in range(kernel.ndim)]
+        kernel = jnp.pad(kernel, first) + jnp.pad(kernel, second)
+    padding = [((size - 1) // 2,) * 2 for size in sizes]
+    if resample == "up":
+        size = [2 * n for n in x.shape[1:-1]]
+        kernel = kernel.astype(x.dtype)
+        return ops.conv_transpose(x, kernel, strides=2, padding=padding, output_size=size)
+    kernel = (kernel / 2 ** len(sizes)).astype(x.dtype)
+    return ops.conv(x, kernel, strides=2, padding=padding)
+
+
+class Dense(nn.Module):
+    """Linear layer on the last axis.
+
+    Attributes:
+      power_iterations: of spectral normalisation in each pass; 0 for none.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable = normal_init
+    power_iterations: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        if self.power_iterations:
+            kernel = SpectralNorm(self.power_iterations)(kernel, train=train)
+        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return x
@@ -152,7 +256,7 @@ class BatchNorm(nn.Module):
     """
 
     dtype: Any = jnp.float32
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     scale_stddev: float = 0.02
 
@@ -172,16 +276,26 @@ class BatchNorm(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Map labels to (B, features): integers (B,) by a table, vectors (B, num_classes) linearly."""
+    """Map labels to (B, features): integers (B,) by a table, vectors (B, num_classes) linearly.
+
+    Attributes:
+      embedding_init: of the table; by default normal with `stddev`.
+      power_iterations: of spectral normalisation in each pass, with the classes as the outputs; 0
+        for none.
+    """
 
     num_classes: int
     features: int
     stddev: float = 1.0
+    embedding_init: Callable | None = None
+    power_iterations: int = 0
 
     @nn.compact
-    def __call__(self, labels: Array) -> Array:
-        init = nn.initializers.normal(self.stddev)
+    def __call__(self, labels: Array, *, train: bool = False) -> Array:
+        init = self.embedding_init or nn.initializers.normal(self.stddev)
         table = self.param("embedding", init, (self.num_classes, self.features))
+        if self.power_iterations:
+            table = SpectralNorm(self.power_iterations)(table.T, train=train).T
         if jnp.issubdtype(labels.dtype, jnp.integer):
             return table[labels]
         return labels @ table
