@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, parse_values, read
+from ganjax.explore import classes, mix, project, truncation
 from ganjax.samples import interpolate, sample
 from ganjax.types import InputError
 
@@ -454,6 +455,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "resume": resume,
     "sample": sample,
     "interpolate": interpolate,
+    "truncation": truncation,
+    "classes": classes,
+    "mix": mix,
+    "project": project,
     "evaluate": evaluate,
     "info": info,
     "data": data,

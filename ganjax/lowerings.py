@@ -30,6 +30,8 @@ _FEWEST_EXAMPLES = 8
 _LARGEST_KERNEL_BYTES = 4 << 20
 # Up to so many input channels (images), patches are small.
 _FEW_CHANNELS = 4
+# Stands for the size of a batch that is not known.
+_USUAL_BATCH = 64
 # Up to so many groups are written out one by one; more are gone through in a loop.
 _FEW_GROUPS = 16
 
@@ -130,7 +132,8 @@ def cpu_input_gradient(spec: Spec, y: Array, kernel: Array) -> Callable[..., Arr
     swapped = math.prod(spec.kernel) > math.prod(y.shape[1:-1])
     if max(spec.strides) == 1 or (padded > 1.5 and not swapped):
         return flipped_conv
-    products = math.prod(y.shape[:-1]) * math.prod(spec.kernel) * kernel.shape[-2]
+    batch = y.shape[0] if isinstance(y.shape[0], int) else _USUAL_BATCH  # not known in an export
+    products = batch * math.prod((*y.shape[1:-1], *spec.kernel, kernel.shape[-2]))
     # The polyphase form computes a border that is cut off; it matters on small maps.
     border = math.prod(
         (n + -(-k // s) - 1) / n
@@ -158,6 +161,8 @@ def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
 
 def _chunks(x: Array) -> int:
     """Return into how many parts a batch is best cut, so that one stays in the cache."""
+    if not isinstance(x.shape[0], int):
+        return 1
     wanted = -(-math.prod(x.shape) * x.dtype.itemsize // _CHUNK_BYTES)
     most = max(1, x.shape[0] // _FEWEST_EXAMPLES)
     divisors = [n for n in range(1, most + 1) if x.shape[0] % n == 0]

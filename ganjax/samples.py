@@ -93,6 +93,8 @@ class InterpolateOptions:
     """Of an animation."""
     seed: int = 0
     """Of the latents."""
+    path: str = "auto"
+    """spherical (along a great circle), linear, or auto: spherical where latents are normal."""
     truncation: float | None = None
     """Draw latents beyond this again."""
     labels: str | None = None
@@ -110,6 +112,7 @@ def interpolate(arguments: list[str]) -> int:
     import numpy as np
 
     from ganjax import latents, pictures
+    from ganjax.networks.layers import require_choice
     from ganjax.trained import load
 
     kind = kind_of(options.out, (".png", ".gif", ".webp"))
@@ -117,17 +120,20 @@ def interpolate(arguments: list[str]) -> int:
     trained = load(run, options.step)
     if len(trained.model.shape) != 3:
         raise InputError("a walk shows images, but this model makes points in the plane")
+    require_choice("--path", options.path, ("auto", "spherical", "linear"))
+    spherical = trained.model.latents.spherical
+    if options.path != "auto":
+        spherical = options.path == "spherical"
     key = jax.random.key(options.seed)
     moving = kind != ".png"
     stops = options.num_points if moving else 2
     walks = options.num_walks
-    points = trained.model.latents.sample(key, stops * walks, options.truncation)
+    cut = None if trained.has_styles else options.truncation
+    points = trained.model.latents.sample(key, stops * walks, cut)
     points = points.reshape(stops, walks, -1)
     ends = [*range(1, stops), 0] if moving else [1]
     paths = [
-        latents.interpolate(
-            points[start], points[end], options.num_steps, spherical=trained.model.latents.spherical
-        )
+        latents.interpolate(points[start], points[end], options.num_steps, spherical=spherical)
         for start, end in zip(range(stops), ends, strict=False)
     ]
     # The last point of a leg is the first of the next one.
@@ -138,6 +144,7 @@ def interpolate(arguments: list[str]) -> int:
         len(path) * walks,
         None if labels is None else np.tile(labels, len(path)),
         latents=path.reshape(len(path) * walks, -1),
+        truncation=options.truncation,
         ema=options.ema,
     ).reshape(len(path), walks, *trained.model.shape)
     upscale = max(1, 64 // frames.shape[2])

@@ -3,17 +3,20 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import checkpoint, config
+from ganjax import checkpoint, config, players
 from ganjax.build import Model, build_model
 from ganjax.config import Config
+from ganjax.networks.layers import as_network
+from ganjax.projection import Projection, mean_squared_distance, project
 from ganjax.run import RunDirectory
-from ganjax.types import Array, InputError, Key, TrainState
+from ganjax.types import Array, InputError, Key, TrainState, as_float_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,119 @@ class Trained:
             return self.model.algorithm.sample(state, key, latents.shape[0], labels, **options)
 
         return jax.jit(sample, static_argnames="ema")
+
+    def map(
+        self, latents: Array, labels: Any = None, *, truncation: float = 1.0, ema: bool = True
+    ) -> Array:
+        """Return the styles (N, num_styles, dimension) of latents (N, dimension).
+
+        Raises:
+          InputError: the generator has no styles.
+        """
+        network, variables = self._style_network(ema)
+        given = {"train": False, "key": jax.random.key(0), "truncation": truncation}
+        labels = self.check_labels(labels, len(latents))
+        return network.map(variables, jnp.asarray(latents), labels, **given)[0]
+
+    def synthesize(self, styles: Array, *, key: Key | None = None, ema: bool = True) -> Array:
+        """Return the images (N, H, W, C) in [-1, 1] of styles (N, num_styles, dimension)."""
+        network, variables = self._style_network(ema)
+        key = jax.random.key(0) if key is None else key
+        images, _ = network.synthesize(variables, jnp.asarray(styles), train=False, key=key)
+        return images.astype(jnp.float32)
+
+    def _style_network(self, ema):
+        if not self.has_styles:
+            raise InputError(
+                f"{type(self.config.model.network).__name__} has no styles; StyleGAN2 has"
+            )
+        raw = players.all_variables(self.state.players["generator"])
+        variables = self.state.ema.get("generator", raw) if ema else raw
+        return as_network(self.networks["generator"]), variables
+
+    def project(
+        self,
+        images: Array | np.ndarray,
+        labels: Any = None,
+        *,
+        features: Callable[[Array], Array] | None = None,
+        num_steps: int = 500,
+        learning_rate: float = 0.1,
+        each_layer: bool = False,
+        seed: int = 0,
+        ema: bool = True,
+    ) -> Projection:
+        """Find the latents, or the styles where there are any, of given images.
+
+        Styles start at their mean. Latents start at the best of 64 random ones.
+
+        Args:
+          images: (N, H, W, C), uint8 or float in [-1, 1], of the model's shape.
+          labels: (N,) classes for a conditional model.
+          features: what images are compared in; by default pixels. See `ganjax.projection.project`.
+          num_steps: updates.
+          learning_rate: of Adam at its highest.
+          each_layer: give each layer a style of its own: nearer to the image, further from what
+            the generator knows.
+          seed: of random starts and of the noise.
+          ema: whether to use the running average where there is one.
+
+        Raises:
+          InputError: images of another shape, or `each_layer` without styles.
+        """
+        images = jnp.asarray(images)
+        if images.shape[1:] != self.model.shape:
+            raise InputError(
+                f"this model makes images of shape {self.model.shape}, those to project have "
+                f"{images.shape[1:]}"
+            )
+        labels = self.check_labels(labels, len(images))
+        key, search_key = jax.random.split(jax.random.key(seed))
+        common = {"features": features, "num_steps": num_steps, "key": key}
+        if self.has_styles:
+            samples = self.model.latents.sample(search_key, 1024)
+            spread = jnp.std(self.map(samples, ema=ema)[:, 0])
+            zeros = jnp.zeros((len(images), self.model.latents.dimension))
+            start = self.map(zeros, labels, truncation=0.0, ema=ema)
+            layers = start.shape[1]
+
+            def of_styles(styles):
+                shape = (styles.shape[0], layers, styles.shape[2])
+                return self.synthesize(jnp.broadcast_to(styles, shape), key=key, ema=ema)
+
+            start = start if each_layer else start[:, :1]
+            rate = learning_rate
+            return project(of_styles, images, start, learning_rate=rate, spread=spread, **common)
+        if each_layer:
+            self._style_network(ema)  # says that there are none
+
+        def of_latents(points):
+            return self.model.algorithm.sample(
+                self.state, key, len(points), labels, latents=points, ema=ema
+            )
+
+        start = self._nearest(of_latents, images, features, search_key)
+        return project(of_latents, images, start, learning_rate=learning_rate, **common)
+
+    def _nearest(self, generate, images, features, key, candidates=64):
+        """Return for each image the best of some random latents."""
+        features = features or (lambda images: images)
+        wanted = features(as_float_images(images))
+
+        @jax.jit
+        def best(key, wanted):
+            def better(carry, key):
+                points, least = carry
+                fresh = self.model.latents.sample(key, len(images))
+                distance = mean_squared_distance(features(generate(fresh)), wanted)
+                wins = distance < least
+                return (jnp.where(wins[:, None], fresh, points), jnp.minimum(distance, least)), ()
+
+            nothing = jnp.zeros((len(images), self.model.latents.dimension))
+            carry = nothing, jnp.full(len(images), jnp.inf)
+            return jax.lax.scan(better, carry, jax.random.split(key, candidates))[0][0]
+
+        return best(key, wanted)
 
     def check_labels(self, labels: Any, num_samples: int) -> np.ndarray | None:
         """Return labels (num_samples,) int32, repeated in turn where there are fewer."""

@@ -59,11 +59,6 @@ NAMES = {
 }
 
 
-def _torch_names():
-    pretended_names = {f"torch__{name}": kind for name, kind in STORAGE_TYPES.items()}
-    return pretended_names
-
-
 class Storage:
     """What a tensor of PyTorch is a view of; pickled by reference."""
 
@@ -108,11 +103,8 @@ def dumps(value, protocol=4):
 
 
 def torch_names():
-    return pretended(**_dotted(NAMES), **_dotted(_torch_names()))
-
-
-def _dotted(names):
-    return names
+    storages = {f"torch__{name}": kind for name, kind in STORAGE_TYPES.items()}
+    return pretended(**NAMES, **storages)
 
 
 def row_of_pickles(value):
@@ -182,7 +174,10 @@ def module_state(tensors, attributes=None, make=None, storage=InlineStorage):
             group = "_buffers" if name in ("resample_filter", "w_avg") else "_parameters"
             state[group][name] = Tensor(array, storage)
     for name, value in (attributes or {}).items():
-        if "." not in name:
+        child, _, rest = name.partition(".")
+        if rest:
+            children.setdefault(child, {})  # a module without tensors
+        else:
             state[name] = value
     for child, inside in children.items():
         prefix = f"{child}."

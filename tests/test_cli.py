@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import contents, image_config, run_cli, start
 
-from ganjax import cli, config, samples
+from ganjax import cli, config, explore, samples
 from ganjax.config import to_json
 from ganjax.trained import Trained
 
@@ -25,6 +25,10 @@ OPTIONS = {
         for name, options in {
             "sample": samples.SampleOptions,
             "interpolate": samples.InterpolateOptions,
+            "truncation": explore.TruncationOptions,
+            "classes": explore.ClassesOptions,
+            "mix": explore.MixOptions,
+            "project": explore.ProjectOptions,
             "evaluate": cli.EvaluateOptions,
             "info": cli.InfoOptions,
             "data prepare": cli.PrepareOptions,

@@ -27,11 +27,12 @@ FLOORS = [
         "evaluation",
         "interop",
         "pictures",
+        "projection",
     },
     {"population", "loop", "run"},
     {"build", "config"},
     {"train", "trained"},
-    {"report", "arguments", "samples", "sweep", "cli", "__main__"},
+    {"report", "arguments", "samples", "explore", "sweep", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ALGORITHMS = {"gan", "vae", "autoregressive"}
