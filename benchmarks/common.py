@@ -21,24 +21,32 @@ import jax
 PACKAGES = ("ganjax", "jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 
-def arguments(description: str, cases: Sequence[str], **extra: Mapping) -> argparse.Namespace:
+def arguments(
+    description: str,
+    cases: Sequence[str],
+    default: Sequence[str] | None = None,
+    **extra: Mapping,
+) -> argparse.Namespace:
     """Read the command line that every script has.
 
     Args:
       description: the script's docstring.
       cases: their names; `--cases a,b` chooses some, `args.cases` is a list.
+      default: those without `--cases`; None for all.
       extra: keywords of `add_argument` for further options, by name.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", help=f"of {', '.join(cases)}; by default all")
+    chosen = list(default or cases)
+    which = "all" if len(chosen) == len(cases) else ", ".join(chosen)
+    parser.add_argument("--cases", help=f"of {', '.join(cases)}; by default {which}")
     parser.add_argument("--quick", action="store_true", help="few rounds: under a minute a case")
     parser.add_argument("--out", type=Path, help="write the JSON lines here too")
     for name, options in extra.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
     args = parser.parse_args()
-    args.cases = args.cases.split(",") if args.cases else list(cases)
+    args.cases = args.cases.split(",") if args.cases else chosen
     unknown = sorted(set(args.cases) - set(cases))
     if unknown:
         parser.error(f"there is no case {', '.join(unknown)}; cases: {', '.join(cases)}")

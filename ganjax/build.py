@@ -17,6 +17,7 @@ from ganjax.gan import gan
 from ganjax.latents import Latents
 from ganjax.losses import LOSSES
 from ganjax.networks.layers import as_network, rematerialized, require_choice
+from ganjax.networks.standing import standing_statistics
 from ganjax.penalties import DISCRIMINATOR_TERMS, GENERATOR_TERMS, Term
 from ganjax.run import RunDirectory
 from ganjax.types import Algorithm, Array, InputError, Optimizer, TrainState
@@ -382,6 +383,41 @@ def _start_from(path: str, state: TrainState, previous: TrainState | None) -> Tr
         name: player.replace(**loaded["players"][name]) for name, player in state.players.items()
     }
     return state.replace(players=players, ema=loaded.get("ema", state.ema))
+
+
+def with_standing_statistics(
+    model: Model, state: TrainState, num_batches: int, *, batch_size: int = 64, seed: int = 0
+) -> TrainState:
+    """Return the state with the generator's batch statistics gathered anew.
+
+    Both those of the weights and those of their running average, see
+    `ganjax.networks.standing.standing_statistics`; labels are every class in turn.
+
+    Raises:
+      InputError: the generator has no batch norm.
+    """
+    network = as_network(model.networks["generator"])
+    player = state.players["generator"]
+    if "batch_stats" not in player.variables:
+        raise InputError("standing statistics need a generator with batch norm, which this is not")
+
+    def inputs(key):
+        labels = players.default_labels(None, batch_size, model.num_classes)
+        return model.latents.sample(key, batch_size), labels
+
+    @jax.jit
+    def gather(variables):
+        key = jax.random.key(seed)
+        return standing_statistics(network, variables, inputs, key, num_batches)["batch_stats"]
+
+    variables = {**player.variables, "batch_stats": gather(players.all_variables(player))}
+    average = state.ema
+    if "generator" in average:
+        own = dict(average["generator"])
+        average = {**average, "generator": {**own, "batch_stats": gather(own)}}
+    return state.replace(
+        players={**state.players, "generator": player.replace(variables=variables)}, ema=average
+    )
 
 
 def num_parameters(tree: Any) -> int:

@@ -381,6 +381,8 @@ class EvaluateOptions:
     """Draw latents beyond this again."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
+    standing_batches: int | None = None
+    """Batches over which batch norm's statistics are gathered anew (BigGAN: 16 or more)."""
     step: int | None = None
     """Of the checkpoint; by default the latest sound one."""
 
@@ -388,7 +390,7 @@ class EvaluateOptions:
 def evaluate(arguments: list[str]) -> int:
     """Score a run against its held-out data."""
     run, options = read(arguments, EvaluateOptions, "evaluate", "RUN")
-    check_numbers(options, num_samples=2)
+    check_numbers(options, num_samples=2, standing_batches=0)
     from ganjax import train as training
     from ganjax.report import print_figures
 

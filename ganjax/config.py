@@ -243,6 +243,9 @@ class Evaluation:
     """Steps between two evaluations while training; None for one at the end."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
+    standing_batches: int = 0
+    """Batches over which batch norm's statistics are gathered anew before samples are scored
+    (BigGAN: 16 or more); 0 for the running ones."""
 
 
 @dataclass(frozen=True)
@@ -401,6 +404,11 @@ def check(config: Config) -> None:
             raise InputError(f"{name} has to be {bound} or more, got {value}")
     if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
+    if config.evaluation.standing_batches < 0:
+        raise InputError(
+            "evaluation.standing_batches has to be 0 or more, got "
+            f"{config.evaluation.standing_batches}"
+        )
     if train.batch_size % train.micro_batches:
         raise InputError(
             f"train.batch_size {train.batch_size} does not divide into {train.micro_batches} "

@@ -119,8 +119,8 @@ class MixOptions:
     columns: int = 6
     """Latents along the upper side, whose styles the layers take."""
     layers: str | None = None
-    """Layers that take the styles of the column, such as 0-3 or 4; by default the first half, coarse
-    features."""
+    """Layers that take the styles of the column, such as 0-3 or 4; by default the first half, which
+    decides coarse features."""
     seed: int = 0
     """Of the latents."""
     truncation: float = 0.7

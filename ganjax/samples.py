@@ -30,6 +30,8 @@ class SampleOptions:
     """Columns of the grid."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
+    standing_batches: int = 0
+    """Batches over which batch norm's statistics are gathered anew; 0 for the running ones."""
     step: int | None = None
     """Of the checkpoint; by default the latest sound one."""
 
@@ -44,8 +46,10 @@ def sample(arguments: list[str]) -> int:
     from ganjax.trained import load
 
     kind = kind_of(options.out, (".png", ".npz", ""))
-    check_numbers(options, num=1, columns=1)
+    check_numbers(options, num=1, columns=1, standing_batches=0)
     trained = load(run, options.step)
+    if options.standing_batches:
+        trained = trained.with_standing_statistics(options.standing_batches)
     samples = trained.sample(
         jax.random.key(options.seed),
         options.num,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import Experiment, build, describe_data
+from ganjax.build import Experiment, build, describe_data, with_standing_statistics
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
@@ -137,6 +137,7 @@ def evaluate(
     seed: int = 0,
     truncation: float | None = None,
     ema: bool = True,
+    standing_batches: int | None = None,
 ) -> tuple[dict[str, evaluation.Figure], dict[str, float]]:
     """Score a run against its held-out data, and keep the scores in the run directory.
 
@@ -147,14 +148,17 @@ def evaluate(
       seed: of the samples.
       truncation: see `ganjax.latents`.
       ema: whether to use the running average where there is one.
+      standing_batches: over which batch norm's statistics are gathered anew; by default what the
+        configuration says.
 
     Returns:
       The figures, and the means of what the model says of the held-out data.
     """
     trained = load(directory, step)
-    settings = dataclasses.replace(
-        trained.config, evaluation=dataclasses.replace(trained.config.evaluation, ema=ema)
-    )
+    protocol = dataclasses.replace(trained.config.evaluation, ema=ema)
+    if standing_batches is not None:
+        protocol = dataclasses.replace(protocol, standing_batches=standing_batches)
+    settings = dataclasses.replace(trained.config, evaluation=protocol)
     experiment = build(settings)
     judge = Judge(experiment, truncation=truncation)
     figures = judge.figures(trained.state, num_samples=num_samples, seed=seed)
@@ -385,6 +389,9 @@ class Judge:
         num_samples = num_samples or self._settings.num_samples
         about = {"seed": seed, "truncation": self._truncation}
         about["ema"] = self._settings.ema if state.ema else None
+        standing_batches = self._settings.standing_batches or None
+        if standing_batches:
+            state = with_standing_statistics(self._model, state, standing_batches)
         if len(self._model.shape) != 3:
             return self._point_figures(state, {**about, "num_samples": num_samples})
         held_out = self._experiment.held_out
@@ -406,6 +413,7 @@ class Judge:
             extractor=self._extractor,
             num_samples=num_samples,
             metrics=metrics,
+            standing_batches=standing_batches,
             **about,
         )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ganjax import checkpoint, config, players
-from ganjax.build import Model, build_model
+from ganjax.build import Model, build_model, with_standing_statistics
 from ganjax.config import Config
 from ganjax.networks.layers import as_network
 from ganjax.projection import Projection, mean_squared_distance, project
@@ -116,6 +116,14 @@ class Trained:
             return self.model.algorithm.sample(state, key, latents.shape[0], labels, **options)
 
         return jax.jit(sample, static_argnames="ema")
+
+    def with_standing_statistics(self, num_batches: int, *, batch_size: int = 64) -> "Trained":
+        """Return the model with batch statistics gathered anew, for a generator with batch norm.
+
+        See `ganjax.networks.standing.standing_statistics`.
+        """
+        state = with_standing_statistics(self.model, self.state, num_batches, batch_size=batch_size)
+        return dataclasses.replace(self, state=state)
 
     def map(
         self, latents: Array, labels: Any = None, *, truncation: float = 1.0, ema: bool = True

