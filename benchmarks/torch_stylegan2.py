@@ -156,7 +156,7 @@ class Generator(nn.Module):
         mapping_layers=8,
         channel_base=32768,
         channel_max=512,
-        mixing_probability=0.9,
+        mixing_probability=0.0,
     ):
         super().__init__()
         *size, channels = shape

@@ -30,6 +30,8 @@ _FEWEST_EXAMPLES = 8
 _LARGEST_KERNEL_BYTES = 4 << 20
 # Up to so many input channels (images), patches are small.
 _FEW_CHANNELS = 4
+# Up to so many taps, a product for each is faster than a strided convolution.
+_FEW_TAPS = 9
 # Stands for the size of a batch that is not known.
 _USUAL_BATCH = 64
 # Up to so many groups are written out one by one; more are gone through in a loop.
@@ -150,8 +152,11 @@ def cpu_kernel_gradient(spec: Spec, x: Array, y: Array) -> Callable[..., Array]:
         return native_kernel_gradient if depthwise else partial(by_group, cpu_kernel_gradient)
     if len(spec.size) == 3:
         return gradients_of_planes
-    if x.shape[-1] <= _FEW_CHANNELS and min(low for low, _ in spec.padding) >= 0:
+    padded = min(low for low, _ in spec.padding) >= 0
+    if padded and x.shape[-1] <= _FEW_CHANNELS:
         return patches_product
+    if padded and max(spec.strides) > 1 and math.prod(spec.kernel) <= _FEW_TAPS:
+        return taps_product
     size = x.shape[-1] * math.prod(spec.kernel) * y.shape[-1] * x.dtype.itemsize
     chunks = _chunks(x)
     if chunks == 1 or size > _LARGEST_KERNEL_BYTES:
@@ -318,6 +323,13 @@ def batch_conv(spec: Spec, x: Array, y: Array) -> Array:
 
 def patches_product(spec: Spec, x: Array, y: Array) -> Array:
     """Take the kernel gradient as a matrix product with the patches of `x`, for few channels."""
+    patches = jnp.concatenate(_windows(spec, x, y), -1)
+    gradient = patches.reshape(-1, patches.shape[-1]).T @ y.reshape(-1, y.shape[-1])
+    return gradient.reshape(*spec.kernel, x.shape[-1], y.shape[-1])
+
+
+def _windows(spec: Spec, x: Array, y: Array) -> list[Array]:
+    """Return for each tap what of `x` meets `y`, (B, *output, in)."""
     edges = [
         (low, max(0, (m - 1) * s + k - low - n))
         for n, k, s, (low, _), m in zip(
@@ -325,16 +337,21 @@ def patches_product(spec: Spec, x: Array, y: Array) -> Array:
         )
     ]
     x = jnp.pad(x, [(0, 0), *edges, (0, 0)])
-    patches = []
+    windows = []
     for offset in itertools.product(*map(range, spec.kernel)):
         window = [
             slice(k, k + (m - 1) * s + 1, s)
             for k, m, s in zip(offset, y.shape[1:-1], spec.strides, strict=True)
         ]
-        patches.append(x[(slice(None), *window)])
-    patches = jnp.concatenate(patches, -1).reshape(-1, math.prod(spec.kernel) * x.shape[-1])
-    gradient = patches.T @ y.reshape(-1, y.shape[-1])
-    return gradient.reshape(*spec.kernel, x.shape[-1], y.shape[-1])
+        windows.append(x[(slice(None), *window)])
+    return windows
+
+
+def taps_product(spec: Spec, x: Array, y: Array) -> Array:
+    """Take the kernel gradient as a matrix product for each tap, for strides and few taps."""
+    columns = y.reshape(-1, y.shape[-1])
+    products = [window.reshape(-1, window.shape[-1]).T @ columns for window in _windows(spec, x, y)]
+    return jnp.stack(products).reshape(*spec.kernel, x.shape[-1], y.shape[-1])
 
 
 def forward_in_chunks(chunks: int, spec: Spec, x: Array, kernel: Array) -> Array:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/train_step.md", "docs/scaling.md")
+PAGES = ("README.md", "docs/train_step.md", "docs/scaling.md", "docs/models.md")
 _FENCE = re.compile(r"^(?:<!-- *(?P<mark>.*?) *-->\n)?```python\n(?P<source>.*?)^```$", re.M | re.S)
 _MARKS = {"", "8 devices", "prelude", "prelude: 8 devices"}
 

@@ -58,6 +58,7 @@ def test_every_kernel_gradient_is_that_of_xla(case, quick_jit):
     forms = {
         "batch_conv": lowerings.batch_conv,
         "patches": lowerings.patches_product,
+        "taps": lowerings.taps_product,
         "chunks": lambda *a: lowerings.in_chunks(lowerings.batch_conv, 2, *a),
     }
     if len(spec.size) == 3:
@@ -132,6 +133,13 @@ def test_the_choice_follows_the_shape(size, channels, batch, forms):
         lowerings.cpu_kernel_gradient(spec, x, y),
     )
     assert tuple(getattr(form, "func", form).__name__ for form in chosen) == forms
+
+
+def test_few_taps_of_a_strided_kernel_are_products_of_their_own():
+    for strides, form in (((2, 2), lowerings.taps_product), ((1, 1), lowerings.batch_conv)):
+        spec = spec_of((17, 17), (3, 3), strides, "VALID")
+        x, y, _ = operands(spec, 4, (16, 8))
+        assert lowerings.cpu_kernel_gradient(spec, x, y) is form
 
 
 def test_chunks_divide_a_batch_of_any_size():

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from reference_vectors import nchw, nhwc, relative_error
 
 import ganjax
-from ganjax import interop, sharding
+from ganjax import interop, penalties, sharding
 from ganjax.interop import stylegan2 as official_stylegan2
 from ganjax.networks import stylegan2, stylegan2_layers
 from ganjax.networks.layers import as_network
@@ -137,7 +137,7 @@ def test_path_lengths_are_the_official_ones_and_differentiable_again(official, a
 
         # The stored noise is already divided by sqrt(H W).
         noise = 32 * nhwc(arrays["pl_noise"])
-        lengths = stylegan2.path_lengths(synthesize, arrays["ws"], noise)
+        lengths = penalties.path_lengths(synthesize, arrays["ws"], noise)
         return jnp.mean(lengths), lengths
 
     params = gan.generator_variables["params"]

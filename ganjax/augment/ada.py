@@ -42,7 +42,7 @@ def apply_pipe(
       Images of the same shape and dtype.
     """
     pipe = as_pipe(pipe)
-    numbers_key, noise_key = jax.random.split(key)
+    numbers_key, noise_key = jax.random.split(key) if pipe.noise else (key, None)
     batch = images.shape[0]
     if percentile is None:
         drawn = numbers.draw(numbers_key, batch, probability)

@@ -1,5 +1,6 @@
 """The random numbers of ADA's pipe, all drawn at once, and whether a transform happens."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -55,15 +56,13 @@ class Numbers(NamedTuple):
 
 def draw(key: Key, batch: int, probability: Array | float) -> Numbers:
     """Draw the numbers of a batch, the same in every layout."""
-
-    def sample(key, n):
-        uniform_key, normal_key, gate_key = jax.random.split(key, 3)
-        uniform = jax.random.uniform(uniform_key, (n, sum(_UNIFORM.values())), jnp.float32)
-        normal = jax.random.normal(normal_key, (n, sum(_NORMAL.values())), jnp.float32)
-        gates = jax.random.uniform(gate_key, (n, sum(_GATES.values())), jnp.float32)
-        return uniform, normal, gates
-
-    uniform, normal, gates = axes.draw(sample, key, batch)
+    # One draw for everything: each costs about as much to compile as all that is done with it.
+    total = sum(_UNIFORM.values()) + sum(_NORMAL.values()) + sum(_GATES.values())
+    drawn = axes.draw(lambda key, n: jax.random.uniform(key, (n, total), jnp.float32), key, batch)
+    uniform, normal, gates = jnp.split(
+        drawn, (sum(_UNIFORM.values()), total - sum(_GATES.values())), axis=1
+    )
+    normal = math.sqrt(2) * erfinv(jnp.maximum(2 * normal - 1, -1 + 2**-23))
     values = _columns(_UNIFORM, uniform) | _columns(_NORMAL, normal)
     return Numbers(values, _columns(_GATES, gates), probability)
 

@@ -5,7 +5,7 @@ Any number of channels, and any height and width that come of doubling a small r
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,34 +315,6 @@ class Discriminator(nn.Module):
             return DiscriminatorOutput(x[:, 0])
         mapped = Mapping(features, self.mapping_layers, self.num_classes, name="mapping")
         return DiscriminatorOutput(jnp.sum(x * mapped(None, labels), axis=-1) / math.sqrt(features))
-
-
-def path_lengths(synthesize: Callable[[Array], Array], styles: Array, noise: Array) -> Array:
-    """Return how far each image moves for a step in its styles, in a random direction of images.
-
-    The norm of the gradient of sum(images * noise) / sqrt(H W), its square averaged over the
-    styles of an image. It can be differentiated again, with respect to the parameters in
-    `synthesize`.
-
-    Args:
-      synthesize: styles -> images (B, H, W, C), each of its own styles.
-      styles: (B, num_styles, w_dim).
-      noise: (B, H, W, C), standard normal.
-
-    Returns:
-      (B,).
-
-    References:
-      Karras et al. 2020, arXiv:1912.04958, section 3.2.
-    """
-    pixels = noise.shape[1] * noise.shape[2]
-
-    def along(styles):
-        return jnp.sum(synthesize(styles).astype(jnp.float32) * noise) / math.sqrt(pixels)
-
-    gradients = jax.grad(along)(styles).astype(jnp.float32)
-    # The epsilon keeps the gradient of the root finite where a gradient vanishes.
-    return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradients), axis=2), axis=1) + 1e-16)
 
 
 @dataclass(frozen=True)

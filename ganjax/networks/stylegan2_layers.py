@@ -142,7 +142,8 @@ def convolve(x: Array, kernel: Array, resample: str | None) -> Array:
     if kernel.shape[:2] == (1, 1):
         if resample == "down":
             x = ops.downsample(x, taps=TAPS)
-        x = x @ kernel[0, 0]
+        # Of two dimensions: XLA would transpose the gradients of a product with more, on a CPU.
+        x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
         return ops.upsample(x, taps=TAPS) if resample == "up" else x
     if resample == "up":
         return _blur_up(ops.conv_transpose(x, kernel, strides=2, padding="VALID"))
