@@ -71,7 +71,8 @@ def in_scan(function):
             # Nothing of it may move out of the loop.
             first = lax.optimization_barrier((operands[0], carry))[0]
             results = lax.optimization_barrier(function(first, *operands[1:]))
-            return carry + 0 * jax.tree.leaves(results)[0].ravel()[0], None
+            # Every result, or the compiler would drop what made the others.
+            return carry + 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(results)), None
 
         return lax.scan(body, jnp.float32(0), None, length=LENGTH)[0]
 

@@ -31,5 +31,5 @@ def get_config() -> Config:
             ema_half_life_images=5000.0,
             ema_start_steps=100,
         ),
-        train=Train(steps=3500, batch_size=32, sample_every_steps=500),
+        train=Train(steps=2500, batch_size=32, sample_every_steps=500),
     )

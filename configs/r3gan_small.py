@@ -19,7 +19,7 @@ def get_config() -> Config:
         schedule="cosine",
         final_learning_rate=1e-4,
         final_beta2=0.99,
-        schedule_steps=2000,
+        schedule_steps=1250,
     )
     gamma = Penalty(weight=1.0, final_weight=0.1)
     return Config(
@@ -30,9 +30,9 @@ def get_config() -> Config:
             generator=adam,
             discriminator=adam,
             penalties={"r1": gamma, "r2": gamma},
-            burn_in_steps=2000,
+            burn_in_steps=1250,
             ema_half_life_images=5000.0,
             ema_burn_in=True,
         ),
-        train=Train(steps=4000, batch_size=32, sample_every_steps=500),
+        train=Train(steps=2500, batch_size=32, sample_every_steps=500),
     )

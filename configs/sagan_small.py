@@ -25,5 +25,5 @@ def get_config() -> Config:
             ema_half_life_images=5000.0,
             ema_ramp_up=0.05,
         ),
-        train=Train(steps=4000, batch_size=32, sample_every_steps=500),
+        train=Train(steps=3000, batch_size=32, sample_every_steps=500),
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, parse_values, read
 from ganjax.explore import classes, mix, project, truncation
+from ganjax.portable import convert, export
 from ganjax.samples import interpolate, sample
 from ganjax.types import InputError
 
@@ -461,6 +462,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "classes": classes,
     "mix": mix,
     "project": project,
+    "convert": convert,
+    "export": export,
     "evaluate": evaluate,
     "info": info,
     "data": data,

@@ -32,7 +32,17 @@ FLOORS = [
     {"population", "loop", "run"},
     {"build", "config"},
     {"train", "trained"},
-    {"report", "arguments", "samples", "explore", "sweep", "cli", "__main__"},
+    {
+        "report",
+        "arguments",
+        "samples",
+        "explore",
+        "portable",
+        "convert",
+        "sweep",
+        "cli",
+        "__main__",
+    },
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ALGORITHMS = {"gan", "vae", "autoregressive"}

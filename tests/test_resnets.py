@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from ganjax import axes, ops, sharding
 from ganjax.networks import attention, biggan, layers, normalization, sagan, sngan, wgan_gp
 from ganjax.networks.layers import as_network
+from ganjax.networks.resampling import _transposed, resampled_conv
 from ganjax.types import InputError
 
 KEY = jax.random.key(0)
@@ -60,24 +61,42 @@ def conv_size(inputs, outputs, size=3):
     return size * size * inputs * outputs + outputs
 
 
-@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (5, 3)])
-def test_resampled_convolutions_are_the_two_steps_in_one(kernel_size):
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (5, 1)])
+def test_resampled_convolutions_are_the_two_steps_in_one(kernel_size, quick_jit):
     x = jax.random.normal(KEY, (2, 4, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (*kernel_size, 3, 5))
-    up = layers.resampled_conv(x, kernel, "up")
-    down = layers.resampled_conv(x, kernel, "down")
-    np.testing.assert_allclose(up, ops.conv(ops.upsample(x), kernel), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(down, ops.downsample(ops.conv(x, kernel)), rtol=1e-4, atol=1e-4)
+
+    @quick_jit
+    def run(x, kernel):
+        expected = ops.conv(ops.upsample(x), kernel), ops.downsample(ops.conv(x, kernel))
+        return expected, [resampled_conv(x, kernel, way) for way in ("up", "down")]
+
+    for expected, result in zip(*run(x, kernel), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_other_platforms_double_as_the_cpu_does(quick_jit):
+    x = jax.random.normal(KEY, (2, 4, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    padded = kernel
+    for axis in (0, 1):
+        edges = [(0, 1) if d == axis else (0, 0) for d in range(4)]
+        padded = jnp.pad(padded, edges) + jnp.pad(padded, [edge[::-1] for edge in edges])
+    expected = quick_jit(lambda x: resampled_conv(x, kernel, "up"))(x)
+    np.testing.assert_allclose(quick_jit(_transposed)(x, padded), expected, rtol=1e-4, atol=1e-4)
+    exported = jax.jit(lambda x: resampled_conv(x, kernel, "up")).trace(x)
+    text = exported.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("stablehlo.convolution") == 1
 
 
 def test_resampled_convolutions_refuse_what_they_cannot():
     x, kernel = jnp.ones((1, 4, 5, 1)), jnp.ones((3, 3, 1, 1))
     with pytest.raises(ValueError, match=r"2 does not divide .*\(1, 4, 5, 1\)"):
-        layers.resampled_conv(x, kernel, "down")
+        resampled_conv(x, kernel, "down")
     with pytest.raises(ValueError, match=r"odd sizes, got \(2, 3\)"):
-        layers.resampled_conv(x, jnp.ones((2, 3, 1, 1)), "up")
+        resampled_conv(x, jnp.ones((2, 3, 1, 1)), "up")
     with pytest.raises(ValueError, match="resample has to be"):
-        layers.resampled_conv(x, kernel, "sideways")
+        resampled_conv(x, kernel, "sideways")
 
 
 def test_batch_norm_keeps_the_unbiased_variance():
@@ -234,8 +253,7 @@ def test_attention_follows_the_map_that_is_asked_for():
 
 @pytest.mark.parametrize(
     ("family", "shape", "num_classes"),
-    [(family, (8, 20, 1), 3) for family in FAMILIES]
-    + [("sngan", (8, 8, 2), 0), ("biggan", (16, 16, 3), 0)],
+    [(family, (8, 20, 1), 3) for family in FAMILIES] + [("sngan", (8, 8, 2), 0)],
 )
 def test_any_size_and_number_of_channels(family, shape, num_classes, quick_jit):
     networks = FAMILIES[family].build(shape, num_classes, jnp.float32)
@@ -325,6 +343,7 @@ def test_bad_settings_are_one_sentence():
             build(type(settings)(conditioning="telepathy"), (32, 32, 3))
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(quick_jit):
     shape, labels = (8, 8, 2), jnp.arange(8) % 3
 

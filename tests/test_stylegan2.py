@@ -457,6 +457,7 @@ def _distances(ours, expected):
     }
 
 
+@pytest.mark.slow
 def test_every_layout_gives_the_images_and_gradients_of_one_device():
     environment = {
         **os.environ,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ganjax import axes, ops
+from ganjax.networks.resampling import resampled_conv
 from ganjax.networks.spectral import SpectralNorm
 from ganjax.types import Array, DiscriminatorOutput, InputError, Network
 
@@ -152,51 +153,6 @@ class Conv(nn.Module):
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return x
-
-
-def resampled_conv(x: Array, kernel: Array, resample: str) -> Array:
-    """Repeat pixels twofold and convolve, or convolve and average blocks of two.
-
-    Each as one strided convolution with a kernel one pixel larger: of the products of a 3x3 kernel
-    4/9 are left, and the large map is made once.
-
-    Args:
-      x: (B, *spatial, in).
-      kernel: (*odd sizes, in, out), float32.
-      resample: "up" or "down".
-
-    Returns:
-      (B, *spatial, out) with every spatial size doubled or halved, of the dtype of `x`.
-
-    >>> resampled_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((1, 1, 1, 2)), "up").shape
-    (1, 8, 8, 2)
-    """
-    sizes = kernel.shape[:-2]
-    if any(size % 2 == 0 for size in sizes):
-        raise ValueError(f"resampling needs kernels of odd sizes, got {sizes}")
-    if resample not in ("up", "down"):
-        raise ValueError(f'resample has to be "up", "down" or None, got {resample!r}')
-    if resample == "down" and any(size % 2 for size in x.shape[1:-1]):
-        raise ValueError(f"2 does not divide the spatial sizes of {x.shape}; pad the images")
-    if max(sizes) == 1:  # commutes with either
-        kernel = kernel.astype(x.dtype)
-        if resample == "up":
-            return ops.upsample(ops.conv(x, kernel))
-        return ops.conv(ops.downsample(x), kernel)
-    spatial = range(len(sizes))
-    if resample == "up":  # a transposed convolution runs backwards through its kernel
-        kernel = jnp.flip(kernel, spatial)
-    for axis in spatial:
-        first = [(0, 1) if d == axis else (0, 0) for d in range(kernel.ndim)]
-        second = [(1, 0) if d == axis else (0, 0) for d in range(kernel.ndim)]
-        kernel = jnp.pad(kernel, first) + jnp.pad(kernel, second)
-    padding = [((size - 1) // 2,) * 2 for size in sizes]
-    if resample == "up":
-        size = [2 * n for n in x.shape[1:-1]]
-        kernel = kernel.astype(x.dtype)
-        return ops.conv_transpose(x, kernel, strides=2, padding=padding, output_size=size)
-    kernel = (kernel / 2 ** len(sizes)).astype(x.dtype)
-    return ops.conv(x, kernel, strides=2, padding=padding)
 
 
 class Dense(nn.Module):

@@ -242,6 +242,8 @@ class R3GAN:
     """Groups of every map, in place of group_width."""
     blocks: int = 2
     """Residual blocks at every map."""
+    stage_blocks: tuple[int, ...] = ()
+    """Residual blocks of every map, the smallest first, in place of blocks."""
     expansion: int = 2
     """Channels inside a block for each outside."""
     generator_embedding_dim: int = 64
@@ -274,7 +276,7 @@ class R3GAN:
         common = {
             "widths": widths,
             "groups": groups,
-            "blocks": (self.blocks,) * stages,
+            "blocks": self.stage_blocks or (self.blocks,) * stages,
             "num_classes": num_classes,
             "expansion": self.expansion,
             "taps": self.taps,

@@ -1,0 +1,37 @@
+"""Official weights in, portable artefacts out.
+
+`read` opens an official `.pkl` or `.pth` without PyTorch and without running what is in it,
+`import_state_dict` turns official tensors into networks of this library, and `ImportedGAN` runs
+them and names its tensors officially again. `save_weights` writes a generator as safetensors,
+`save_program` as a StableHLO program that runs without this library.
+"""
+
+from ganjax.interop.export import (
+    load_imported,
+    load_program,
+    load_weights,
+    save_imported,
+    save_imported_program,
+    save_program,
+    save_weights,
+)
+from ganjax.interop.imported import ARCHITECTURES, Entry, ImportedGAN, import_state_dict, networks
+from ganjax.interop.reader import OfficialFile, read, read_file
+
+__all__ = [
+    "ARCHITECTURES",
+    "Entry",
+    "ImportedGAN",
+    "OfficialFile",
+    "import_state_dict",
+    "load_imported",
+    "load_program",
+    "load_weights",
+    "networks",
+    "read",
+    "read_file",
+    "save_imported",
+    "save_imported_program",
+    "save_program",
+    "save_weights",
+]
