@@ -111,7 +111,6 @@ def gan(
     >>> sorted(metrics)[:2]
     ['grad_norm/discriminator', 'grad_norm/generator']
     """
-    mixing = discriminator
     generator, discriminator = as_network(generator), as_network(discriminator)
     optimizers = {
         "generator": generator_optimizer or optax.adam(2e-4, b1=0.5),
@@ -136,11 +135,6 @@ def gan(
         raise ValueError(
             "this loss compares each generated image with a real one, so that "
             f"generator_batch_multiplier has to be 1, got {generator_batch_multiplier}"
-        )
-    if joint_pass and getattr(mixing, "mixes_examples", False):
-        raise ValueError(
-            "joint_pass judges real and fake images as one batch, which minibatch statistics of "
-            "this discriminator would mix; leave joint_pass out"
         )
     schedules = dict(schedules or {})
     batches_per_step = discriminator_steps + loss.generator_needs_real
