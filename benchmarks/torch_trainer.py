@@ -145,7 +145,8 @@ class Trainer:
         logits = self.judge(*self._inputs(fake, labels)).float()
         if self.loss == "relativistic":
             with torch.no_grad():
-                logits = logits - self.judge(*self._inputs(real, labels)).float()
+                real_logits = self.judge(*self._inputs(real, labels)).float()
+            logits = logits - real_logits
         linear = self.loss in ("hinge", "wasserstein")
         self._descend(
             self.generator_optimizer, -logits.mean() if linear else F.softplus(-logits).mean()

@@ -10,7 +10,7 @@ import reference_vectors
 from reference_vectors import nhwc
 
 from ganjax import interop
-from ganjax.interop import imported as layouts
+from ganjax.interop import layouts
 from ganjax.types import InputError
 
 NAMES = {
@@ -85,6 +85,7 @@ def test_the_layouts_hold_for_gradients(architecture, weights, gans):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pytree_that_jit_and_grad_take(gans):
     gan = gans["r3gan"]
     vectors = reference_vectors.arrays(NAMES["r3gan"])
@@ -108,6 +109,7 @@ def test_a_pytree_that_jit_and_grad_take(gans):
     }
 
 
+@pytest.mark.slow
 def test_labels_are_numbers_or_one_hot(gans):
     for architecture in ("r3gan", "biggan"):
         vectors = reference_vectors.arrays(NAMES[architecture])

@@ -144,6 +144,7 @@ def test_training_starts_at_the_identity(run):
     assert logits.std() > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_leaves_the_smallest_map_alone(run):
     shape = (8, 8, 3)
     exact = run(small().build(shape, 0, jnp.float32))

@@ -291,7 +291,9 @@ def test_damage_of_any_kind_is_a_sentence(r3gan, write):
                 interop.read(write(bytes(changed)))
             except InputError as error:
                 sentences.append(str(error))
-    assert len(sentences) > 200
+    broken = [sentence for sentence in sentences if "cannot be read" in sentence]
+    assert len(broken) > 200
+    assert len(broken) < len(sentences)  # some changes only change a name or a number
     assert not any("\n" in sentence for sentence in sentences)
 
 

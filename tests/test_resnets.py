@@ -168,6 +168,7 @@ def test_attention_is_what_it_says():
         module.init(KEY, x[:, :1])
 
 
+@pytest.mark.slow
 def test_attention_can_be_differentiated_twice(quick_jit):
     x = jax.random.normal(KEY, (1, 4, 4, 8))
     module = attention.SelfAttention(kernel_init=jax.nn.initializers.normal(0.3))
@@ -251,6 +252,7 @@ def test_attention_follows_the_map_that_is_asked_for():
         blocks("a lot", 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "shape", "num_classes"),
     [(family, (8, 20, 1), 3) for family in FAMILIES] + [("sngan", (8, 8, 2), 0)],
@@ -307,6 +309,7 @@ def test_any_size_and_number_of_channels(family, shape, num_classes, quick_jit):
         np.testing.assert_allclose(soft[1].logits, output.logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_block_of_biggan_has_a_piece_of_the_latent(quick_jit):
     networks = FAMILIES["biggan"].build((16, 16, 1), 0, jnp.float32)
     generator, _, g, _, z = initialised(networks, (16, 16, 1), None, quick_jit)
@@ -409,6 +412,7 @@ def compare_layouts():
     print(json.dumps(differences))
 
 
+@pytest.mark.slow
 def test_layouts_agree():
     environment = {
         **os.environ,

@@ -209,6 +209,7 @@ def test_parameters_at_256x256():
     assert size(discriminator) == blocks + 2364416 + 4194816 + 513 == 28_864_129
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "shape", "num_classes"),
     [("orig", (8, 12, 1), 0), ("resnet", (14, 14, 4), 3), ("skip", (16, 8, 2), 0)],
@@ -331,6 +332,7 @@ def test_a_modulated_convolution_is_one_with_kernels_of_their_own():
     np.testing.assert_allclose(half, ours, atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_low_precision_is_close(dtype):
     options = {"shape": (32, 32, 3), "low_precision_resolutions": 2}

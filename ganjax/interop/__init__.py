@@ -15,7 +15,8 @@ from ganjax.interop.export import (
     save_program,
     save_weights,
 )
-from ganjax.interop.imported import ARCHITECTURES, Entry, ImportedGAN, import_state_dict, networks
+from ganjax.interop.imported import ARCHITECTURES, ImportedGAN, import_state_dict, networks
+from ganjax.interop.layouts import Entry
 from ganjax.interop.reader import OfficialFile, read, read_file
 
 __all__ = [

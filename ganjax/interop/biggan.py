@@ -8,16 +8,8 @@ unless `G_ch` or `D_ch` is given.
 from collections.abc import Mapping
 from typing import Any
 
-from ganjax.interop.imported import (
-    Entry,
-    Layout,
-    bias_to_image,
-    conv,
-    input_shapes,
-    linear,
-    linear_to_image,
-    same,
-)
+from ganjax.interop.imported import input_shapes
+from ganjax.interop.layouts import Entry, Layout, bias_to_image, conv, linear, linear_to_image, same
 from ganjax.networks import biggan, resnet
 from ganjax.types import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ganjax.interop.imported import Entry, Layout, constant, conv, image, linear, same
+from ganjax.interop.layouts import Entry, Layout, constant, conv, image, linear, same
 from ganjax.networks import r3gan
 from ganjax.types import InputError
 

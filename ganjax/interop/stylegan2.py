@@ -8,15 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ganjax.interop.imported import (
-    Entry,
-    conv,
-    image,
-    input_shapes,
-    linear,
-    linear_from_image,
-    same,
-)
+from ganjax.interop.imported import input_shapes
+from ganjax.interop.layouts import Entry, conv, image, linear, linear_from_image, same
 from ganjax.networks import stylegan2
 from ganjax.networks.stylegan2_layers import TAPS, block_name, block_sizes, num_channels
 from ganjax.types import InputError

@@ -2,11 +2,11 @@
 
 At 32x32, and below, both are twice the width (128) throughout and the critic averages its last map,
 as in the paper's CIFAR-10 networks. From 64x64 on channels double towards the small maps, from 1 to
-8 times the width, as those of the paper's 64x64 networks, which in other respects (a convolution in
-front, layer norm, a linear layer on the flattened 4x4 map) were not unlike the ones here. With
-classes the generator has conditional batch norm and the critic an auxiliary classifier; its
-loss is a term of its own. Kernels start from Glorot's uniform distribution, with a gain of sqrt(2)
-in the residual branches.
+8 times the width, as in the paper's 64x64 networks; what else those have (a convolution in front,
+layer norm, a linear layer on the flattened 4x4 map) is not followed here. With classes the
+generator has conditional batch norm and the critic an auxiliary classifier, whose loss is a term of
+its own. Kernels start from Glorot's uniform distribution, with a gain of sqrt(2) in the residual
+branches.
 
 References:
   Gulrajani et al. 2017, Improved Training of Wasserstein GANs, arXiv:1704.00028.
