@@ -458,6 +458,7 @@ def measured():
     return json.loads(process.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["jit", "shard_map", "check_vma", "pmap"])
 def test_layouts_augment_like_one_device(layout, measured):
     assert measured["moved"] > 0.1
@@ -465,6 +466,7 @@ def test_layouts_augment_like_one_device(layout, measured):
         assert error < 2e-6
 
 
+@pytest.mark.slow
 def test_images_stay_on_their_devices(measured):
     assert max((size for _, size in measured["collectives"]), default=0) < 200  # scalars
 

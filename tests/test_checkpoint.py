@@ -449,6 +449,7 @@ def check_bit_flips(tmp_path, repeats):
     assert refused[data] == refused["1/record/metadata"] == repeats
 
 
+@pytest.mark.slow
 def test_flipped_bit_in_any_file_is_never_silent(tmp_path):
     check_bit_flips(tmp_path, repeats=3)
 
@@ -550,6 +551,7 @@ def check_kills(tmp_path: Path, kills: int) -> None:
     assert len(names) == 2
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_saves(tmp_path):
     check_kills(tmp_path, kills=3)
 

@@ -31,9 +31,8 @@ def official_file(architecture, path):
     return path
 
 
-@pytest.mark.parametrize(
-    "architecture", ["r3gan", *(pytest.param(n, marks=pytest.mark.slow) for n in list(NAMES)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", NAMES)
 def test_a_converted_run_is_the_official_model(architecture, tmp_path):
     run = convert(official_file(architecture, tmp_path / "official.pkl"), tmp_path / "run")
     trained = load(run.path)

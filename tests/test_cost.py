@@ -87,6 +87,7 @@ def test_convolutions_are_counted_as_xla_counts_them(shape, kernel, options):
     assert flops == lowered.cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_the_step_of_a_wgan_counts_each_critic_update():
     """Between one and five critic updates lie four times what lies between one and two."""
 

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/train_step.md", "docs/scaling.md", "docs/models.md")
+PAGES = ("README.md", "docs/train_step.md")
+SLOW_PAGES = ("docs/scaling.md", "docs/models.md")
 _FENCE = re.compile(r"^(?:<!-- *(?P<mark>.*?) *-->\n)?```python\n(?P<source>.*?)^```$", re.M | re.S)
 _MARKS = {"", "8 devices", "prelude", "prelude: 8 devices"}
 
@@ -111,19 +112,22 @@ def page_blocks(page: str) -> tuple[Block, ...]:
     return tuple(find_blocks(page, path.read_text())) if path.exists() else ()
 
 
-BLOCKS = [
-    block for page in PAGES for block in page_blocks(page) if not block.mark.startswith("not run:")
-]
+def blocks_of(pages: tuple[str, ...]) -> list[Block]:
+    """Return the blocks of pages that are run."""
+    blocks = [block for page in pages for block in page_blocks(page)]
+    return [block for block in blocks if not block.mark.startswith("not run:")]
 
 
-@pytest.fixture(scope="module")
-def failures(tmp_path_factory):
+BLOCKS, SLOW_BLOCKS = blocks_of(PAGES), blocks_of(SLOW_PAGES)
+
+
+def run_all(every: list[Block], tmp_path_factory) -> dict[tuple[Block, int], str | None]:
     """Return what went wrong in each block, or None; pages and numbers of devices run at once."""
     groups = {}
-    for page, devices in {(block.page, block.devices) for block in BLOCKS}:
+    for page, devices in {(block.page, block.devices) for block in every}:
         groups[devices, page] = [
             block
-            for block in BLOCKS
+            for block in every
             if block.page == page and (block.devices == devices or block.mark == "prelude")
         ]
     with ThreadPoolExecutor() as pool:
@@ -138,11 +142,31 @@ def failures(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.name for block in BLOCKS])
-def test_example_runs(block, failures):
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    return run_all(BLOCKS, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def slow_failures(tmp_path_factory):
+    return run_all(SLOW_BLOCKS, tmp_path_factory)
+
+
+def check(block, failures):
     assert block.mark in _MARKS, f"{block.name}: unknown comment <!-- {block.mark} -->"
     failure = failures[block, block.devices]
     assert failure is None, f"{block.name}\n{failure}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.name for block in BLOCKS])
+def test_example_runs(block, failures):
+    check(block, failures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", SLOW_BLOCKS, ids=[block.name for block in SLOW_BLOCKS])
+def test_more_examples_run(block, slow_failures):
+    check(block, slow_failures)
 
 
 def test_the_page_on_the_train_step_has_its_examples():

@@ -139,6 +139,7 @@ def test_training_mode_also_returns_the_new_statistics(gans):
     assert not np.array_equal(after[u], newer.to_state_dict(newer)[u])
 
 
+@pytest.mark.slow
 def test_noise_is_random_constant_or_none(gans):
     gan, vectors = gans["stylegan2"], reference_vectors.arrays(NAMES["stylegan2"])
     z, label = vectors["z"][:2], vectors["label"][:2]

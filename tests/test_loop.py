@@ -387,6 +387,7 @@ FOUR_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_four_devices_are_one(tmp_path):
     process = start(["-c", textwrap.dedent(FOUR_DEVICES)], tmp_path, NPROC="64")
     out, err = process.communicate(timeout=300)

@@ -173,7 +173,8 @@ def errors(case, strategy, size=SIZE):
     return worst
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "map"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 @pytest.mark.parametrize("case", CASES)
 def test_members_train_as_they_would_alone(case, strategy):
     assert errors(case, strategy) < 1e-5
@@ -228,6 +229,7 @@ def test_a_step_is_a_scan_body_and_traced_once(small):
     assert distance(leaves(members.member(states, 2)), leaves(state)) < 1e-5
 
 
+@pytest.mark.slow
 def test_batches_of_their_own():
     algorithm = small_gan(discriminator_steps=2)
     members = population(algorithm, 2, own_batches=True)

@@ -258,6 +258,7 @@ def test_a_discriminator_without_class_logits_is_told_so():
 # Conditions that are vectors.
 
 
+@pytest.mark.slow
 def test_any_vector_conditions_both_networks():
     condition = jax.random.normal(KEY, (4, 5))
     algorithm = ganjax.gan(

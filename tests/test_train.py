@@ -69,7 +69,13 @@ def small(settings, folder, image_size=None):
     )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+EVERYDAY = ("quickstart", "mlp_ring", "vae", "wgan_gp", "r3gan_small")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.slow) for name in SHIPPED],
+)
 def test_shipped_configurations_step(name, colour_folder):
     settings = small(config.load_file(name), colour_folder, image_size=(8, 8))
     experiment = build.build(settings)
@@ -151,6 +157,7 @@ def test_points_are_judged_by_modes(ring_run):
     assert ring_run.figures["modes_covered"].num_samples == 50
 
 
+@pytest.mark.slow
 def test_a_vae_shows_reconstructions(tmp_path):
     adam = OptimizerSettings(learning_rate=1e-3)
     model = VAE(network=ConvVAE(latent_dim=4, width=2, hidden=4), optimizer=adam)

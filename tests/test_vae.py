@@ -532,6 +532,7 @@ LAYOUTS_PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_every_layout_on_eight_devices_computes_what_one_device_does():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     result = subprocess.run(

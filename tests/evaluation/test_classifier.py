@@ -125,6 +125,7 @@ def test_damaged_weights_are_refused(tmp_path):
         load_weights(path)
 
 
+@pytest.mark.slow
 def test_training_learns():
     """Light and dark images are told apart after a few steps."""
     labels = np.arange(64, dtype=np.uint8) % 2
