@@ -106,7 +106,7 @@ CASES = {
         path_interval=4,
     ),
     "r3gan32": Case(
-        (32, 32, 3), R3GAN(width=192), "r3gan", 16, "relativistic", r1_interval=1, r2=True
+        (32, 32, 3), R3GAN(width=96, blocks=1), "r3gan", 8, "relativistic", r1_interval=1, r2=True
     ),
 }
 # What needs a GPU to be done in a minute.

@@ -3,8 +3,9 @@
 Paper: Miyato et al. 2018, arXiv:1802.05957 and arXiv:1802.05637; a quarter of the channels, two
   discriminator updates instead of five, a running average.
 Command: ganjax train sngan_small
-Expected: EXPECTED
-Result: RESULT
+Expected: 18 minutes on two busy cores of an AMD EPYC (240 real images/s).
+Result: Fréchet distance 3.8, classifier score 7.30 (fashion-mnist-classifier, 1k vs
+  held out, seed 0; real images have 0.5 and 8.1).
 """
 
 from ganjax.config import GAN, Config, OptimizerSettings, Train

@@ -3,8 +3,9 @@
 Paper: Gulrajani et al. 2017, arXiv:1704.00028; an eighth of the channels of its CIFAR-10 networks,
   three critic updates instead of five.
 Command: ganjax train wgan_gp_small
-Expected: EXPECTED
-Result: RESULT
+Expected: 10 minutes on two busy cores of an AMD EPYC (400 real images/s).
+Result: Fréchet distance 6.6, classifier score 5.33 (fashion-mnist-classifier, 1k vs
+  held out, seed 0; real images have 0.5 and 8.1).
 """
 
 from ganjax.config import GAN, Config, OptimizerSettings, Penalty, Train
