@@ -3,8 +3,8 @@
 Paper: Zhang et al. 2018, arXiv:1805.08318; a quarter of the channels, attention at 14x14, the
   paper's ratio of learning rates, a running average.
 Command: ganjax train sagan_small
-Expected: EXPECTED
-Result: RESULT
+Expected: not trained to its end yet.
+Result: none yet.
 """
 
 from ganjax.config import GAN, Config, OptimizerSettings, Train

@@ -1,6 +1,7 @@
 """A run from its configuration to its closing figures: `train`, `resume`, `evaluate`."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -413,6 +414,8 @@ class Judge:
             extractor=self._extractor,
             num_samples=num_samples,
             metrics=metrics,
+            # Large images a few at a time: 250 of 256x256 would take 38 GB.
+            batch_size=max(1, min(250, 250 * 64**2 // math.prod(self._model.shape[:2]))),
             standing_batches=standing_batches,
             **about,
         )

@@ -26,7 +26,12 @@ replace = dataclasses.replace
 SHIPPED = sorted(config.shipped())
 # What makes a network small, whichever it is.
 SMALL = {
-    "latent_dim": 4,
+    "latent_dim": 12,  # hierarchical latents divide it
+    "z_dim": 4,
+    "w_dim": 4,
+    "mapping_layers": 2,
+    "channel_base": 64,
+    "channel_max": 4,
     "width": 2,
     "hidden": 4,
     "generator_width": 2,
