@@ -15,7 +15,21 @@
 (4, 2)
 """
 
-from ganjax import augment, axes, cost, ema, latents, losses, networks, ops, penalties, sharding
+from ganjax import (
+    augment,
+    axes,
+    cost,
+    ema,
+    evaluation,
+    interop,
+    latents,
+    losses,
+    networks,
+    ops,
+    penalties,
+    sharding,
+    views,
+)
 from ganjax.gan import gan
 from ganjax.loop import fit
 from ganjax.networks.layers import as_network
@@ -60,11 +74,13 @@ __all__ = [
     "discriminator_loss",
     "discriminator_update",
     "ema",
+    "evaluation",
     "fit",
     "gan",
     "generator_loss",
     "generator_update",
     "init_player",
+    "interop",
     "judge",
     "latents",
     "load",
@@ -76,4 +92,5 @@ __all__ = [
     "sharding",
     "step_key",
     "vae",
+    "views",
 ]

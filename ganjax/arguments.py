@@ -64,7 +64,8 @@ def check_numbers(options: Any, **least: int) -> None:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} has to be {bound} or more, got {value}")
     truncation = getattr(options, "truncation", None)
-    if truncation is not None and not truncation > 0:
+    # 0 is the mean of styles; `Trained.sample` refuses it where there are none.
+    if truncation is not None and not truncation >= 0:
         raise InputError(f"truncation has to be positive, got {truncation}")
 
 

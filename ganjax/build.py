@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ganjax import checkpoint, config, data, penalties, players
-from ganjax.augment import AUGMENTATIONS, Augment, ada, compose, scheduled
+from ganjax.augment import AUGMENTATIONS, Augment, ada, from_names, scheduled
 from ganjax.config import Config, OptimizerSettings
 from ganjax.gan import gan
 from ganjax.latents import Latents
@@ -84,16 +84,7 @@ def build(settings: Config) -> Experiment:
       InputError: the configuration or the data is not what it should be.
     """
     config.check(settings)
-    train, held_out = data.load(
-        settings.data.source,
-        split=settings.data.split,
-        held_out=settings.data.held_out,
-        image_size=settings.data.image_size,
-        channels=settings.data.channels,
-        resize=settings.data.resize,
-        labels=settings.model.conditional,
-        data_dir=settings.data.data_dir,
-    )
+    train, held_out = load_data(settings)
     if train.num_examples < settings.train.batch_size:
         raise InputError(
             f"{train.name} has {train.num_examples} examples to train on, fewer than one batch of "
@@ -109,6 +100,20 @@ def build(settings: Config) -> Experiment:
         transfer = functools.partial(_start_from, settings.train.init_from)
     phases = (Phase(model.algorithm, settings.train.steps, transfer),)
     return Experiment(settings, model, phases, train, held_out)
+
+
+def load_data(settings: Config) -> tuple[data.Dataset, data.Dataset | None]:
+    """Return the data to train on, and the data kept away or None."""
+    return data.load(
+        settings.data.source,
+        split=settings.data.split,
+        held_out=settings.data.held_out,
+        image_size=settings.data.image_size,
+        channels=settings.data.channels,
+        resize=settings.data.resize,
+        labels=settings.model.conditional,
+        data_dir=settings.data.data_dir,
+    )
 
 
 def build_model(settings: Config, shape: Sequence[int], num_classes: int) -> Model:
@@ -145,6 +150,7 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
             for name, penalty in model.penalties.items()
             if name in table
         ]
+        players.check_terms(terms[player])
         optimizer = getattr(model, player)
         lazy = {term.interval for term in terms[player]} - {1}
         if len(lazy) > 1:
@@ -152,9 +158,11 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
                 f"penalties of the {player} have the intervals {sorted(lazy)}: lazy ones need a "
                 "common interval"
             )
+        updates = model.discriminator_steps if player == "discriminator" else 1
         for interval in lazy:
             optimizer = lazy_correction(optimizer, interval)
-        optimizers[player] = make_optimizer(optimizer, settings.train.steps)
+            updates += 1 / interval
+        optimizers[player] = make_optimizer(optimizer, settings.train.steps, updates)
     if model.freeze_discriminator_layers:
         optimizers["discriminator"] = _freeze(
             optimizers["discriminator"],
@@ -197,12 +205,10 @@ def _augment(model: config.GAN) -> Augment | None:
             return ada(**values)
         return scheduled(values["pipe"], probability, values["ramp_images"])
 
-    builders = {**AUGMENTATIONS, "ada": adaptive}
-    names = [name.strip() for name in model.augment.split("+")]
-    for name in names:
-        require_choice("model.augment", name, builders)
-    augments = [builders[name]() for name in names]
-    return augments[0] if len(augments) == 1 else compose(*augments)
+    try:
+        return from_names(model.augment, {**AUGMENTATIONS, "ada": adaptive})
+    except ValueError as error:
+        raise InputError(f"model.augment is {model.augment!r}: {error}") from error
 
 
 def _schedules(model: config.GAN, steps: int) -> dict[str, Callable[[Array], Array]]:
@@ -283,15 +289,23 @@ def _trained(parts, names, settings):
     return [wrap(parts[name]) for name in names]
 
 
-def make_optimizer(settings: OptimizerSettings, steps: int) -> Optimizer:
-    """Return the optimizer of a network that is trained for `steps` steps."""
+def make_optimizer(
+    settings: OptimizerSettings, steps: int, updates_per_step: float = 1
+) -> Optimizer:
+    """Return the optimizer of a network that is trained for `steps` steps.
+
+    Args:
+      settings: of the optimizer.
+      steps: where schedules end, unless the settings say it.
+      updates_per_step: of this network, lazy ones included.
+    """
     steps = settings.schedule_steps or steps
     beta2 = settings.beta2
     if settings.final_beta2 is not None:
         towards = cosine(settings.final_beta2 / settings.beta2, steps)
 
         def beta2(count):
-            return settings.beta2 * towards(count)
+            return settings.beta2 * towards(count / updates_per_step)
 
     transforms = {
         "adam": lambda: players.scale_by_adam(settings.beta1, beta2, settings.epsilon),
@@ -329,7 +343,17 @@ def lazy_correction(settings: OptimizerSettings, interval: int) -> OptimizerSett
     rate, beta1, beta2 = players.lazy_correction(
         settings.learning_rate, settings.beta1, settings.beta2, interval
     )
-    return dataclasses.replace(settings, learning_rate=rate, beta1=beta1, beta2=beta2)
+    final_rate, _, final_beta2 = players.lazy_correction(
+        settings.final_learning_rate, 0.0, settings.final_beta2 or 0.0, interval
+    )
+    return dataclasses.replace(
+        settings,
+        learning_rate=rate,
+        beta1=beta1,
+        beta2=beta2,
+        final_learning_rate=final_rate,
+        final_beta2=None if settings.final_beta2 is None else final_beta2,
+    )
 
 
 def _freeze(optimizer: Optimizer, names: Sequence[str]) -> Optimizer:
@@ -418,6 +442,16 @@ def with_standing_statistics(
     return state.replace(
         players={**state.players, "generator": player.replace(variables=variables)}, ema=average
     )
+
+
+def images_per_call(shape: Sequence[int], most: int) -> int:
+    """Return how many samples of this shape to make at once, `most` up to 64x64 pixels.
+
+    250 images of 256x256 took 38 GB of a StyleGAN2 on a CPU.
+    """
+    if len(shape) != 3:
+        return most
+    return max(1, min(most, most * 64**2 // (shape[0] * shape[1])))
 
 
 def num_parameters(tree: Any) -> int:

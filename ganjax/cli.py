@@ -379,7 +379,8 @@ class EvaluateOptions:
     seed: int = 0
     """Of the samples."""
     truncation: float | None = None
-    """Draw latents beyond this again."""
+    """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
+    from the mean style to go (0 to 1)."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
     standing_batches: int | None = None

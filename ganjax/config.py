@@ -399,16 +399,15 @@ def check(config: Config) -> None:
     values = {f"train.{name}": (getattr(train, name), bound) for name, bound in least.items()}
     # A spread of one sample is none.
     values["evaluation.num_samples"] = (config.evaluation.num_samples, 2)
+    values["evaluation.standing_batches"] = (config.evaluation.standing_batches, 0)
+    values["model.ema_start_steps"] = (getattr(config.model, "ema_start_steps", 0), 0)
     for name, (value, bound) in values.items():
         if value < bound:
             raise InputError(f"{name} has to be {bound} or more, got {value}")
     if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
-    if config.evaluation.standing_batches < 0:
-        raise InputError(
-            "evaluation.standing_batches has to be 0 or more, got "
-            f"{config.evaluation.standing_batches}"
-        )
+    if isinstance(config.model, GAN):
+        _check_schedules(config.model)
     if train.batch_size % train.micro_batches:
         raise InputError(
             f"train.batch_size {train.batch_size} does not divide into {train.micro_batches} "
@@ -432,6 +431,21 @@ def check(config: Config) -> None:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{name} is {value!r}, expected {' or '.join(allowed)}{hint}")
+
+
+def _check_schedules(model: GAN) -> None:
+    for name, penalty in model.penalties.items():
+        if penalty.final_weight is not None and not penalty.weight > 0:
+            raise InputError(
+                f"model.penalties.{name} goes from weight {penalty.weight} to final_weight "
+                f"{penalty.final_weight}: the weight it starts from has to be positive"
+            )
+    if model.ema_burn_in and model.ema_half_life_images is None:
+        raise InputError("model.ema_burn_in needs model.ema_half_life_images, got None")
+    counts = {f"{name}.schedule_steps": o.schedule_steps for name, o in optimizers(model).items()}
+    for name, value in {"model.burn_in_steps": model.burn_in_steps, **counts}.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} has to be 1 or more, or None; got {value}")
 
 
 def optimizers(model: Any) -> dict[str, OptimizerSettings]:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ganjax import config, data, interop
-from ganjax.build import build_model, describe_data
+from ganjax import config, interop
+from ganjax.build import build_model, describe_data, load_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import GAN, Config, Data, OptimizerSettings, Penalty, Train
 from ganjax.interop.imported import PREFIXES, input_shapes
@@ -22,7 +22,7 @@ from ganjax.run import RunDirectory, device_name, versions
 from ganjax.types import InputError, TrainState
 
 # No source has this name; the sentence of a command that looks for it says what is missing.
-_NO_DATA = "(none was given to convert)"
+_NO_DATA = "(none was given to convert; name one with --data)"
 
 
 def convert(
@@ -125,16 +125,7 @@ def _describe(settings: Config, shape: tuple[int, ...], num_classes: int) -> Map
             "num_examples": 0,
             "fingerprint": "none",
         }
-    train, _ = data.load(
-        settings.data.source,
-        split=settings.data.split,
-        held_out=settings.data.held_out,
-        image_size=settings.data.image_size,
-        channels=settings.data.channels,
-        resize=settings.data.resize,
-        labels=settings.model.conditional,
-        data_dir=settings.data.data_dir,
-    )
+    train, _ = load_data(settings)
     if num_classes and train.num_classes != num_classes:
         raise InputError(
             f"the model has {num_classes} classes, but {train.name} has {train.num_classes or 'no'}"

@@ -21,7 +21,8 @@ class SampleOptions:
     seed: int = 0
     """Of the latents."""
     truncation: float | None = None
-    """Draw latents beyond this again: less variety, more typical samples."""
+    """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
+    from the mean style to go (0 to 1)."""
     labels: str | None = None
     """Classes by number, such as 0,1,2, taken in turn; by default all in turn."""
     out: str = "samples.png"
@@ -100,7 +101,8 @@ class InterpolateOptions:
     path: str = "auto"
     """spherical (along a great circle), linear, or auto: spherical where latents are normal."""
     truncation: float | None = None
-    """Draw latents beyond this again."""
+    """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
+    from the mean style to go (0 to 1)."""
     labels: str | None = None
     """Classes by number, one a walk, such as 0,1,2; by default all in turn."""
     ema: bool = True

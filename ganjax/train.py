@@ -1,7 +1,6 @@
 """A run from its configuration to its closing figures: `train`, `resume`, `evaluate`."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +9,13 @@ import jax
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import Experiment, build, describe_data, with_standing_statistics
+from ganjax.build import (
+    Experiment,
+    build,
+    describe_data,
+    images_per_call,
+    with_standing_statistics,
+)
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
@@ -414,8 +419,7 @@ class Judge:
             extractor=self._extractor,
             num_samples=num_samples,
             metrics=metrics,
-            # Large images a few at a time: 250 of 256x256 would take 38 GB.
-            batch_size=max(1, min(250, 250 * 64**2 // math.prod(self._model.shape[:2]))),
+            batch_size=images_per_call(self._model.shape, 250),
             standing_batches=standing_batches,
             **about,
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ganjax import checkpoint, config, players
-from ganjax.build import Model, build_model, with_standing_statistics
+from ganjax.build import Model, build_model, images_per_call, with_standing_statistics
 from ganjax.config import Config
 from ganjax.networks.layers import as_network
 from ganjax.projection import Projection, mean_squared_distance, project
@@ -78,7 +78,8 @@ class Trained:
             to go, 1 all the way.
           ema: whether to use the running average where there is one.
           batch_size: samples of one call; by default 256, and 32 on a CPU, where fresh memory for
-            larger calls costs more than they save (`python benchmarks/sampling.py`).
+            larger calls costs more than they save (`python benchmarks/sampling.py`); fewer of
+            images above 64x64.
 
         Returns:
           (num_samples, *shape) float32, images in [-1, 1].
@@ -92,7 +93,8 @@ class Trained:
         if latents is None:
             drawn = None if self.has_styles else truncation
             latents = self.model.latents.sample(key, num_samples, drawn)
-        batch_size = batch_size or (32 if jax.default_backend() == "cpu" else 256)
+        most = 32 if jax.default_backend() == "cpu" else 256
+        batch_size = batch_size or images_per_call(self.model.shape, most)
         batch_size = min(batch_size, num_samples)
         parts = []
         for start in range(0, num_samples, batch_size):

@@ -268,3 +268,24 @@ def test_load_file_has_sentences(name, sentence, tmp_path, monkeypatch):
 def test_configurations_are_hashable_parts():
     assert hash(DCGAN()) == hash(DCGAN())
     assert dataclasses.is_dataclass(Config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"penalties": {"r1": config.Penalty(weight=0.0, final_weight=1.0)}},
+            "model.penalties.r1 goes from weight 0.0",
+        ),
+        ({"ema_burn_in": True}, "model.ema_burn_in needs model.ema_half_life_images"),
+        ({"burn_in_steps": 0}, "model.burn_in_steps has to be 1 or more, or None; got 0"),
+        ({"ema_start_steps": -1}, "model.ema_start_steps has to be 0 or more, got -1"),
+        (
+            {"generator": config.OptimizerSettings(schedule_steps=0)},
+            "model.generator.schedule_steps has to be 1 or more",
+        ),
+    ],
+)
+def test_schedules_are_checked(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        config.check(config.Config(model=config.GAN(**changes)))

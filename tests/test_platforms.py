@@ -36,7 +36,7 @@ OTHERS = {
     "rematerialized": ("relativistic", {}, {"rematerialize": True}),
 }
 # Every day one of each kind; the others are slow.
-EVERYDAY = ("quickstart", "vae", "conditional critic", "stylegan2_small", "r3gan_small")
+EVERYDAY = ("quickstart", "vae", "conditional critic", "r3gan_small")
 CASES = [
     pytest.param(case, marks=() if case in EVERYDAY else pytest.mark.slow)
     for case in (*config.shipped(), *OTHERS)

@@ -180,6 +180,7 @@ def test_members_train_as_they_would_alone(case, strategy):
     assert errors(case, strategy) < 1e-5
 
 
+@pytest.mark.slow
 def test_members_differ():
     for case in CASES:
         states = [state for state, _ in alone(case)]

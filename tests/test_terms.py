@@ -404,9 +404,9 @@ def test_a_configuration_schedules_every_hyperparameter():
         ema_burn_in=True,
         burn_in_steps=10,
     ).algorithm
-    state = algorithm.init(KEY)
+    state = jax.jit(algorithm.init, compiler_options=QUICK)(KEY)
     assert state.hyperparameters["r1"] == 1.0
-    step = jax.jit(algorithm.train_step)
+    step = jax.jit(algorithm.train_step, compiler_options=QUICK)
     after, metrics = step(state, {"image": jnp.zeros((4, 8, 8, 1))})
     assert axes.all_finite((after, metrics))
     # At the first step the half-life is zero: the average is a copy.
@@ -432,3 +432,33 @@ def test_each_network_has_its_own_lazy_interval():
         ratio,
         rtol=1e-6,
     )
+
+
+def test_lazy_terms_correct_where_schedules_end():
+    settings = config.OptimizerSettings(
+        learning_rate=1e-3, beta2=0.9, final_learning_rate=1e-4, final_beta2=0.99
+    )
+    lazy = build.lazy_correction(settings, 4)
+    np.testing.assert_allclose(
+        [lazy.learning_rate, lazy.final_learning_rate, lazy.beta2, lazy.final_beta2],
+        [0.8e-3, 0.8e-4, 0.9**0.8, 0.99**0.8],
+    )
+
+
+def test_adams_decay_follows_steps_and_not_updates():
+    settings = config.OptimizerSettings(beta1=0.0, beta2=0.5, final_beta2=0.9, schedule_steps=2)
+
+    def last_update(updates_per_step, updates):
+        transform = build.make_optimizer(settings, 100, updates_per_step).transform
+        state = transform.init(jnp.zeros(()))
+        for gradient in range(1, updates + 1):
+            update, state = transform.update(jnp.float32(gradient), state)
+        return float(update)
+
+    # The third of five updates a step is still in the first step: the decay has hardly moved.
+    expected = build.make_optimizer(config.OptimizerSettings(beta1=0.0, beta2=0.5), 100).transform
+    state = expected.init(jnp.zeros(()))
+    for gradient in (1, 2, 3):
+        update, state = expected.update(jnp.float32(gradient), state)
+    np.testing.assert_allclose(last_update(1e6, 3), update, rtol=1e-4)
+    assert abs(last_update(1, 3) - update) > 1e-2

@@ -74,7 +74,7 @@ def small(settings, folder, image_size=None):
     )
 
 
-EVERYDAY = ("quickstart", "mlp_ring", "vae", "wgan_gp", "r3gan_small")
+EVERYDAY = ("quickstart", "mlp_ring", "vae", "wgan_gp")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The augmentations by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ganjax.augment.ada import ada, scheduled
 from ganjax.augment.base import Augment, compose, horizontal_flip
@@ -20,11 +20,14 @@ AUGMENTATIONS: dict[str, Callable[[], Augment]] = {
 }
 
 
-def from_names(names: str) -> Augment:
+def from_names(
+    names: str, builders: Mapping[str, Callable[[], Augment]] = AUGMENTATIONS
+) -> Augment:
     """Return the augmentations of names joined by "+", one after another.
 
     Args:
-      names: keys of `AUGMENTATIONS`, such as "flip+ada".
+      names: keys of `builders`, such as "flip+ada".
+      builders: what makes each of them.
 
     Raises:
       InputError: for a name that is none of them.
@@ -34,10 +37,10 @@ def from_names(names: str) -> Augment:
     """
     parts = [name.strip() for name in names.split("+")]
     for name in parts:
-        if name not in AUGMENTATIONS:
+        if name not in builders:
             raise InputError(
-                f"an augmentation is one of {', '.join(AUGMENTATIONS)}, or several joined by +; "
+                f"an augmentation is one of {', '.join(builders)}, or several joined by +; "
                 f"got {name!r} in {names!r}"
             )
-    augments = [AUGMENTATIONS[name]() for name in parts]
+    augments = [builders[name]() for name in parts]
     return augments[0] if len(augments) == 1 else compose(*augments)
