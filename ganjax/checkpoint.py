@@ -3,12 +3,14 @@
 A checkpoint is a directory named like its step (`1000`, or `1000.7` where step 1000 was written
 again, as the seventh of all) with two Orbax items: `state`, the arrays by their names, and
 `record`, one JSON object with the metadata, the metrics and, for every leaf, its shape, dtype and
-digest. It appears under that name only when it is complete. Orbax keeps no checksum of array
+digest; and, where scores came after the save, `metrics.json`. It appears under that name only when
+it is complete. Orbax keeps no checksum of array
 data: the digests are what makes damage visible.
 """
 
 import contextlib
 import copy
+import json
 import logging
 import math
 import os
@@ -38,6 +40,7 @@ from ganjax.digest import (
 from ganjax.quiet import is_wanted, quiet_leftovers, settle
 from ganjax.types import InputError
 
+_LATER_METRICS = "metrics.json"
 _NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNFINISHED = re.compile(r"\d+(\.\d+)?\.(orbax-checkpoint-tmp.*|removed)")
 
@@ -156,6 +159,33 @@ class Checkpointer:
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
         self._pending = step
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note what became known of a checkpoint after it was saved; nothing where there is none.
+
+        Args:
+          step: of the checkpoint.
+          metrics: what `best_metric` is looked up in.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        self.wait()
+        named = [checkpoint for checkpoint in self._checkpoints() if checkpoint.step == step]
+        if not named or named[-1].record is None:
+            return
+        record = named[-1].record
+        known = {**record["metrics"], **{name: float(value) for name, value in metrics.items()}}
+        try:
+            if jax.process_index() == 0:
+                text = json.dumps(sealed(known))
+                (named[-1].path / _LATER_METRICS).write_text(text)
+        except OSError as error:
+            raise InputError(
+                f"{named[-1].path}: metrics could not be written ({_cause(error)})"
+            ) from error
+        record["metrics"] = known
+        self._remove_superseded()
 
     def wait(self) -> None:
         """Wait until the running save is committed, then remove what need not be kept.
@@ -278,6 +308,9 @@ class Checkpointer:
                     with contextlib.suppress(OSError, ValueError):  # then it is damaged
                         text = (path / "record" / "metadata").read_text()
                         self._records[path.name] = unsealed(text)
+                    with contextlib.suppress(OSError, ValueError, KeyError):  # often not there
+                        later = unsealed((path / _LATER_METRICS).read_text())
+                        self._records[path.name]["metrics"] |= later
                 found.append(_Checkpoint(path, int(match[1]), self._records.get(path.name)))
         sequences = {c.path.name: _sequence(c, found) for c in found}
         return sorted(found, key=lambda checkpoint: sequences[checkpoint.path.name])

@@ -14,7 +14,9 @@ from typing import Any
 from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, parse_values, read
 from ganjax.explore import classes, mix, project, truncation
 from ganjax.portable import convert, export
+from ganjax.prepare import data
 from ganjax.samples import interpolate, sample
+from ganjax.scores import evaluate, neighbors, path_length, weights
 from ganjax.types import InputError
 
 
@@ -367,40 +369,6 @@ def resume(arguments: list[str]) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Score a run against its held-out data.
-
-    Every figure is printed with the network that judged, the number of samples and what they were
-    compared with, and is kept with all of its making in evaluation.json of the run directory.
-    """
-
-    num_samples: int | None = None
-    """How many samples to generate; by default what the configuration says."""
-    seed: int = 0
-    """Of the samples."""
-    truncation: float | None = None
-    """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
-    from the mean style to go (0 to 1)."""
-    ema: bool = True
-    """Sample the running average of the generator where there is one."""
-    standing_batches: int | None = None
-    """Batches over which batch norm's statistics are gathered anew (BigGAN: 16 or more)."""
-    step: int | None = None
-    """Of the checkpoint; by default the latest sound one."""
-
-
-def evaluate(arguments: list[str]) -> int:
-    """Score a run against its held-out data."""
-    run, options = read(arguments, EvaluateOptions, "evaluate", "RUN")
-    check_numbers(options, num_samples=2, standing_batches=0)
-    from ganjax import train as training
-    from ganjax.report import print_figures
-
-    print_figures(*training.evaluate(run, **dataclasses.asdict(options)))
-    return 0
-
-
-@dataclasses.dataclass(frozen=True)
 class InfoOptions:
     """Say what a run is: its networks and their sizes, its data, how far it got, its scores."""
 
@@ -418,41 +386,6 @@ def info(arguments: list[str]) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class PrepareOptions:
-    """Prepare a tensorflow-datasets set, so that `--data.source tfds:NAME` reads it.
-
-    mnist, fashion_mnist, kmnist, cifar10 and cifar100 need no TensorFlow; any other set needs it
-    for this one command. Files come from the network, or from a folder where they already are.
-    """
-
-    data_dir: str | None = None
-    """Where to put it; by default where tensorflow-datasets puts its data."""
-    downloads: str | None = None
-    """A folder with the downloaded files under their original names, for use without a network."""
-
-
-def data(arguments: list[str]) -> int:
-    """Prepare a data set: `ganjax data prepare NAME`."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {PROGRAM} data prepare NAME [--data-dir DIR] [--downloads DIR]\n")
-        print(inspect.getdoc(PrepareOptions))
-        return 0 if arguments else 2
-    if arguments[0] != "prepare":
-        raise InputError(f"`{PROGRAM} data` knows prepare, not {arguments[0]!r}")
-    name, options = read(arguments[1:], PrepareOptions, "data prepare", "NAME")
-    from ganjax import data as sources
-
-    path = sources.prepare(
-        name,
-        data_dir=options.data_dir,
-        downloads=options.downloads,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
-    print(f"prepared {name} in {path}; train on it with --data.source tfds:{name}")
-    return 0
-
-
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sweep": sweep,
@@ -466,8 +399,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "convert": convert,
     "export": export,
     "evaluate": evaluate,
+    "neighbors": neighbors,
+    "path-length": path_length,
     "info": info,
     "data": data,
+    "weights": weights,
 }
 
 

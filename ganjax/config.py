@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganjax.evaluation import METRICS
 from ganjax.networks.biggan import BigGAN
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.dcgan import DCGAN
+from ganjax.networks.layers import require_choice
 from ganjax.networks.mlp import MLP
 from ganjax.networks.r3gan import R3GAN
 from ganjax.networks.sagan import SAGAN
@@ -45,8 +47,8 @@ class Data:
     """What to train on."""
 
     source: str = "fashion_mnist"
-    """fashion_mnist, ring or grid (built in), tfds:NAME, a folder or zip of images, or a file
-    (.npz, .npy, idx)."""
+    """fashion_mnist, stacked_fashion_mnist, ring or grid (built in), tfds:NAME, a folder or zip of
+    images, or a file (.npz, .npy, idx)."""
     split: str = "train"
     """The part of a set that has parts."""
     held_out: int = 1000
@@ -235,7 +237,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores on held-out data."""
+    """Scores of samples against real data."""
 
     num_samples: int = 1000
     """Samples generated for a score."""
@@ -246,6 +248,22 @@ class Evaluation:
     standing_batches: int = 0
     """Batches over which batch norm's statistics are gathered anew before samples are scored
     (BigGAN: 16 or more); 0 for the running ones."""
+    metrics: tuple[str, ...] = ()
+    """frechet_distance, classifier_score, kernel_distance, precision_recall, density_coverage,
+    frechet_distance_at_infinity, intra_class_frechet_distance, stacked_modes; by default the first,
+    and the second where the extractor knows classes."""
+    extractor: str = "auto"
+    """The network that judges: auto (the shipped classifier for this size, else pixels),
+    fashion-mnist, cifar10, pixels, inception-v3 (see `ganjax weights`), the .pth of such a network,
+    or FILE.py:FUNCTION."""
+    reference: str = "held out"
+    """What samples are compared with: held out, train, or any source that data.source takes, or an
+    .npz of statistics (mu, sigma)."""
+    reference_split: str = "train"
+    """The part of such a source, where it has parts."""
+    best_metric: str | None = None
+    """The figure by which checkpoints are compared; by default frechet_distance, of points the
+    share of good samples."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +279,7 @@ class Config:
     train: Train = field(default_factory=Train)
     """How long, how fast, and what is written on the way."""
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """Scores on held-out data."""
+    """How samples are scored."""
 
 
 MODELS: dict[str, type] = {"gan": GAN, "vae": VAE}
@@ -404,6 +422,8 @@ def check(config: Config) -> None:
     for name, (value, bound) in values.items():
         if value < bound:
             raise InputError(f"{name} has to be {bound} or more, got {value}")
+    for metric in config.evaluation.metrics:
+        require_choice("evaluation.metrics", metric, METRICS)
     if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
     if isinstance(config.model, GAN):

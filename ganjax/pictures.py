@@ -135,6 +135,39 @@ def reconstructions(
     return grid(rows, columns=columns, padding=padding, upscale=upscale)
 
 
+def neighbors(
+    samples: Array | np.ndarray, nearest: Array | np.ndarray, *, padding: int = 2
+) -> np.ndarray:
+    """Return a grid with a row for each sample: the sample, a gap, the real images nearest to it.
+
+    Args:
+      samples: (N, H, W, C), uint8 or float in [-1, 1].
+      nearest: (N, K, H, W, C), the nearest first.
+      padding: white pixels between images.
+
+    Returns:
+      (height, width, C) uint8.
+
+    >>> neighbors(np.zeros((2, 64, 64, 3)), np.ones((2, 3, 64, 64, 3)), padding=1).shape[0]
+    131
+    """
+    samples, nearest = as_uint8_images(samples), np.asarray(nearest)
+    if nearest.ndim != 5 or nearest.shape[:1] + nearest.shape[2:] != samples.shape:
+        raise InputError(
+            "every sample (N, H, W, C) needs its neighbours (N, K, H, W, C), these are "
+            f"{samples.shape} and {nearest.shape}."
+        )
+    columns = nearest.shape[1]
+    upscale = max(1, 64 // samples.shape[1])
+    real = as_uint8_images(nearest.reshape(-1, *samples.shape[1:]))
+    parts = [
+        grid(images, columns=width, padding=padding, upscale=upscale)
+        for images, width in ((samples, 1), (real, columns))
+    ]
+    gap = np.full((parts[0].shape[0], 4 * padding, samples.shape[-1]), 255, np.uint8)
+    return np.concatenate([parts[0], gap, parts[1]], axis=1)
+
+
 def save_png(path: str | os.PathLike, array: Array | np.ndarray) -> None:
     """Write one image as PNG; a local file appears whole or not at all.
 

@@ -25,6 +25,7 @@ class Console:
         self._bar = None
         self._last_line = 0.0
         self._steps = 0
+        self._mark = ""
 
     def start(self, first_step: int, steps: int) -> None:
         self._steps = steps
@@ -67,7 +68,7 @@ class Console:
                 self._task,
                 completed=progress.step,
                 speed=f"{speed:,.0f} images/s" if speed else "compiling",
-                losses=losses,
+                losses=losses + self._mark,
             )
             return
         import time
@@ -81,6 +82,11 @@ class Console:
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, and keep a mark of it in the progress bar."""
+        self.note(f"warning: {text}")
+        self._mark = "  (warned, see above)"
 
     def stop(self) -> None:
         if self._bar is not None:

@@ -1,33 +1,23 @@
-"""A run from its configuration to its closing figures: `train`, `resume`, `evaluate`."""
+"""A run from its configuration to its closing figures: `train` and `resume`."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import (
-    Experiment,
-    build,
-    describe_data,
-    images_per_call,
-    with_standing_statistics,
-)
+from ganjax.build import Experiment, build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
-from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
+from ganjax.data import Dataset
+from ganjax.judging import Judge, as_json
 from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
-from ganjax.trained import load
 from ganjax.types import InputError, TrainState
-
-# Pictures show the same latents all through a run.
-_SAMPLE_SEED = 0
-_MIXTURES = {"ring": (RING_CENTERS, RING_STD), "grid": (GRID_CENTERS, GRID_STD)}
-# The metric by which checkpoints are compared, by what the data is.
-_BEST = {True: ("evaluation/frechet_distance", "min"), False: ("evaluation/good_share", "max")}
 
 
 class Report(Protocol):
@@ -38,6 +28,8 @@ class Report(Protocol):
     def progress(self, progress: loop.Progress) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -50,6 +42,8 @@ class Silent:
     def progress(self, progress: loop.Progress) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -135,45 +129,6 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         return training.go(None, metadata)
 
 
-def evaluate(
-    directory: str,
-    *,
-    step: int | None = None,
-    num_samples: int | None = None,
-    seed: int = 0,
-    truncation: float | None = None,
-    ema: bool = True,
-    standing_batches: int | None = None,
-) -> tuple[dict[str, evaluation.Figure], dict[str, float]]:
-    """Score a run against its held-out data, and keep the scores in the run directory.
-
-    Args:
-      directory: of the run.
-      step: of the checkpoint; by default the latest sound one.
-      num_samples: how many to generate; by default what the configuration says.
-      seed: of the samples.
-      truncation: see `ganjax.latents`.
-      ema: whether to use the running average where there is one.
-      standing_batches: over which batch norm's statistics are gathered anew; by default what the
-        configuration says.
-
-    Returns:
-      The figures, and the means of what the model says of the held-out data.
-    """
-    trained = load(directory, step)
-    protocol = dataclasses.replace(trained.config.evaluation, ema=ema)
-    if standing_batches is not None:
-        protocol = dataclasses.replace(protocol, standing_batches=standing_batches)
-    settings = dataclasses.replace(trained.config, evaluation=protocol)
-    experiment = build(settings)
-    judge = Judge(experiment, truncation=truncation)
-    figures = judge.figures(trained.state, num_samples=num_samples, seed=seed)
-    RunDirectory(directory).add_evaluation(
-        trained.step, {name: dataclasses.asdict(figure) for name, figure in figures.items()}
-    )
-    return figures, judge.held_out(trained.state)
-
-
 def _record(experiment: Experiment) -> dict[str, Any]:
     return {
         "config": config.to_json(experiment.config),
@@ -201,20 +156,20 @@ class _Training:
     def __init__(self, experiment: Experiment, run: RunDirectory, report: Report, started: float):
         self.experiment, self.run, self.report, self.started = experiment, run, report, started
         self.settings = settings = experiment.config
-        metric, mode = _BEST[len(experiment.model.shape) == 3]
+        usual = "frechet_distance" if len(experiment.model.shape) == 3 else "good_share"
+        metric = settings.evaluation.best_metric or usual
         self.checkpoints = Checkpointer(
             run.checkpoints,
             keep_last=settings.train.keep_last,
             keep_best=settings.train.keep_best if settings.evaluation.every_steps else 0,
-            best_metric=metric,
-            best_mode=mode,
+            best_metric=f"evaluation/{metric}",
+            best_mode="max" if metric in evaluation.HIGHER_IS_BETTER else "min",
         )
         self.judge = Judge(experiment)
         self.wandb = None
         if settings.train.wandb_project is not None:
             self.wandb = wandb_callback(settings.train.wandb_project, run, config.to_json(settings))
-        self.latest: dict[str, float] = {}
-        self.latest_step = -1
+        self.scores = Scores(self.judge)
         self.figures: Mapping[str, evaluation.Figure] = {}
         self.images_per_second = 0.0
         self.phase = 0
@@ -224,7 +179,7 @@ class _Training:
         settings, experiment = self.settings, self.experiment
         total = sum(phase.steps for phase in experiment.phases)
         first = int(metadata["phase"]) if metadata else 0
-        with self.checkpoints:
+        with self.checkpoints, self.scores:
             step = 0
             if metadata:
                 state = self._restore(experiment.phases[first])
@@ -253,11 +208,16 @@ class _Training:
                         num_workers=settings.data.num_workers,
                         first_step=offset,
                     )
-                self.checkpoints.wait()
+                self._deliver(wait=True)
                 if not self.figures:
-                    self.log.write(total, self._evaluate(state, total))
+                    self.scores.submit(total, state)
+                    self._deliver(wait=True, quietly=True)
+                self.checkpoints.wait()
                 picture = self._picture(state, total)
                 self._plot()
+            except loop.StoppedError:
+                self._deliver(wait=True)
+                raise
             except loop.DivergedError as error:
                 self.checkpoints.wait()
                 good = self.checkpoints.latest_step()
@@ -285,28 +245,32 @@ class _Training:
     def _callbacks(self, algorithm, total):
         def log(progress):
             self.images_per_second = progress.images_per_second or self.images_per_second
-            values = dict(progress.metrics)
-            if not any(name.startswith("evaluation/") for name in values):
-                values["images_per_second"] = progress.images_per_second
-            self.log.write(progress.step, values)
-            self.report.progress(progress)
+            values = {**progress.metrics, "images_per_second": progress.images_per_second}
+            self._tell(progress._replace(metrics=values))
+            self._deliver()
 
         def show(progress):
             if progress.step < total:  # the last one is made at the end, with the curves
                 self._picture(progress.state, progress.step)
 
         def score(progress):
-            return self._evaluate(progress.state, progress.step)
+            self._deliver()
+            self.scores.submit(progress.step, progress.state)
 
         callbacks = [
             loop.Callback(log),
             loop.Callback(show, self.settings.train.sample_every_steps),
         ]
-        if self.wandb is not None:
-            callbacks.append(self.wandb)
         if self.settings.evaluation.every_steps:
             callbacks.append(loop.Callback(score, self.settings.evaluation.every_steps))
         return callbacks
+
+    def _tell(self, progress, quietly=False):
+        self.log.write(progress.step, progress.metrics)
+        if self.wandb is not None:
+            self.wandb.function(progress)
+        if not quietly:
+            self.report.progress(progress)
 
     def _save(self, step, state):
         metadata = {
@@ -315,19 +279,16 @@ class _Training:
             "config": config.to_json(self.settings),
             "versions": versions(),
         }
-        # A score belongs to the state it was made of.
-        metrics = self.latest if self.latest_step == step else None
-        self.checkpoints.save(step, state, metadata=metadata, metrics=metrics)
+        self.checkpoints.save(step, state, metadata=metadata)
 
-    def _evaluate(self, state, step):
-        self.figures = self.judge.figures(state)
-        self.run.add_evaluation(
-            step, {name: dataclasses.asdict(figure) for name, figure in self.figures.items()}
-        )
-        values = {f"evaluation/{name}": figure.value for name, figure in self.figures.items()}
-        values |= self.judge.held_out(state)
-        self.latest, self.latest_step = values, step
-        return values
+    def _deliver(self, *, wait=False, quietly=False):
+        """Take the scores that are ready, or all of them, to where they belong."""
+        for step, figures, held_out in self.scores.ready(wait=wait):
+            self.figures = figures
+            self.run.add_evaluation(step, as_json(figures))
+            values = {f"evaluation/{name}": figure.value for name, figure in figures.items()}
+            self.checkpoints.add_metrics(step, values)
+            self._tell(loop.Progress(step, None, values | held_out, 0.0), quietly)
 
     def _picture(self, state, step):
         samples = self.judge.samples(state)
@@ -336,9 +297,10 @@ class _Training:
         picture = draw(samples, self.experiment.model.num_classes, path, self.experiment.train)
         if picture is not None:
             self.log.picture("samples", picture, step)
-            warning = self.judge.collapse(samples) if step else None
-            if warning:
-                self.report.note(f"step {step}: {warning}")
+            values, warning = self.judge.diversity(samples)
+            self._tell(loop.Progress(step, None, values, 0.0))
+            if warning and step:
+                self.report.warn(f"step {step}: {warning}")
         self._reconstruct(state, step)
         return str(path)
 
@@ -359,107 +321,37 @@ class _Training:
             pictures.plot_curves(self.run.path / "curves.png", curves)
 
 
-class Judge:
-    """Samples and scores of the states of one experiment, compiled once."""
+class Scores:
+    """Scores on their way: samples are drawn at once, what the host computes is left to a thread.
 
-    def __init__(self, experiment: Experiment, *, truncation: float | None = None):
-        self._experiment = experiment
-        self._model = model = experiment.model
-        self._settings = experiment.config.evaluation
-        self._truncation = truncation
-        ema = self._settings.ema
-        algorithm = model.algorithm
-        self._num_shown = _num_shown(model.num_classes) if len(model.shape) == 3 else 2500
+    The device trains on meanwhile. No more than one score is computed at a time, and one waits.
+    """
 
-        def sample(state, key, num, labels=None):
-            return algorithm.sample(state, key, num, labels, truncation=truncation, ema=ema)
+    def __init__(self, judge: Judge):
+        self._judge = judge
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: collections.deque = collections.deque()
 
-        self._sample = jax.jit(sample, static_argnums=2)
-        self._held_out_sums = jax.jit(algorithm.evaluate)
-        self._reference = self._extractor = None
+    def __enter__(self) -> "Scores":
+        return self
 
-    def samples(self, state: TrainState) -> np.ndarray:
-        """Return samples of the fixed latents."""
-        return np.asarray(self._sample(state, jax.random.key(_SAMPLE_SEED), self._num_shown))
+    def __exit__(self, *_: Any) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
-    def collapse(self, samples: np.ndarray) -> str | None:
-        """Return a warning where samples are far more alike than real images."""
-        real = self._experiment.train
-        images = real.batch(np.arange(min(len(samples), real.num_examples)))["image"]
-        return evaluation.is_collapsed(samples, images)
+    def submit(self, step: int, state: TrainState) -> None:
+        if len(self._pending) > 1:
+            concurrent.futures.wait([self._pending[-1][1]])
+        look = self._judge.look(state)
+        held_out = self._judge.held_out(state)
+        self._pending.append((step, self._pool.submit(self._judge.score, look), held_out))
 
-    def figures(
-        self, state: TrainState, *, num_samples: int | None = None, seed: int = 0
-    ) -> dict[str, evaluation.Figure]:
-        """Return the scores of a state against the held-out data."""
-        num_samples = num_samples or self._settings.num_samples
-        about = {"seed": seed, "truncation": self._truncation}
-        about["ema"] = self._settings.ema if state.ema else None
-        standing_batches = self._settings.standing_batches or None
-        if standing_batches:
-            state = with_standing_statistics(self._model, state, standing_batches)
-        if len(self._model.shape) != 3:
-            return self._point_figures(state, {**about, "num_samples": num_samples})
-        held_out = self._experiment.held_out
-        if held_out is None or held_out.num_examples < 2:
-            return {}
-        metrics = ["frechet_distance"]
-        if self._extractor is None:
-            if self._model.shape == (28, 28, 1):
-                self._extractor = evaluation.fashion_mnist_classifier()
-            else:
-                self._extractor = evaluation.pixels(self._model.shape)
-            images = held_out.batch(np.arange(held_out.num_examples))["image"]
-            self._reference = evaluation.prepare_reference(images, extractor=self._extractor)
-        if self._model.shape == (28, 28, 1):
-            metrics.append("classifier_score")
-        return evaluation.evaluate_images(
-            lambda key, num: self._sample(state, key, num, self._labels(key, num)),
-            self._reference,
-            extractor=self._extractor,
-            num_samples=num_samples,
-            metrics=metrics,
-            batch_size=images_per_call(self._model.shape, 250),
-            standing_batches=standing_batches,
-            **about,
-        )
-
-    def _labels(self, key, num):
-        """Draw labels as often as the held-out data has them."""
-        if not self._model.num_classes:
-            return None
-        labels = self._experiment.held_out.batch(np.arange(self._experiment.held_out.num_examples))[
-            "label"
-        ]
-        return jax.random.choice(jax.random.fold_in(key, 1), labels, (num,))
-
-    def _point_figures(self, state, about):
-        source = self._experiment.config.data.source
-        if source not in _MIXTURES:
-            return {}
-        centers, std = _MIXTURES[source]
-        return evaluation.evaluate_points(
-            lambda key, num: self._sample(state, key, num), centers, std, **about
-        )
-
-    def held_out(self, state: TrainState) -> dict[str, float]:
-        """Return the means over the held-out data of what the algorithm can say of it."""
-        held_out = self._experiment.held_out
-        if held_out is None:
-            return {}
-        size = min(self._experiment.config.train.batch_size, held_out.num_examples)
-        sums: dict[str, float] = {}
-        for start in range(0, held_out.num_examples - size + 1, size):
-            batch = held_out.batch(np.arange(start, start + size))
-            part = self._held_out_sums(state, batch, jax.random.key(start))
-            for name, value in part.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-        count = sums.pop("count")
-        return {f"held_out/{name}": value / count for name, value in sums.items()}
-
-
-def _num_shown(num_classes: int) -> int:
-    return 64 if not num_classes else num_classes * max(1, min(8, 100 // num_classes))
+    def ready(
+        self, *, wait: bool
+    ) -> Iterator[tuple[int, dict[str, evaluation.Figure], dict[str, float]]]:
+        """Yield step, figures and means over held-out data, of what is computed or of all."""
+        while self._pending and (wait or self._pending[0][1].done()):
+            step, score, held_out = self._pending.popleft()
+            yield step, score.result(), held_out
 
 
 def draw(

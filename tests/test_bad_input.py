@@ -431,12 +431,14 @@ def after_a_full_disk(ring_file, ring_run, small_disk, tmp_path):
     return [line for line in lines if not line.startswith("step ")]
 
 
+@pytest.mark.slow
 def test_a_full_disk(after_a_full_disk):
     (sentence,) = (line for line in after_a_full_disk if line.startswith("ganjax: "))
     assert re.search(r"could not be written|writing to .* failed", sentence)
     assert "o space left on" in sentence
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_nothing_else(after_a_full_disk):
     assert len(after_a_full_disk) == 1, after_a_full_disk
 

@@ -289,6 +289,33 @@ def test_best_of_max_and_none(tmp_path):
     assert Checkpointer(tmp_path).best_step() is None
 
 
+def test_metrics_may_come_after_the_save(tmp_path):
+    state = {"weight": jnp.ones(3)}
+    options = {"keep_last": 1, "keep_best": 1, "best_metric": "fid"}
+    with Checkpointer(tmp_path, **options) as checkpointer:
+        for step, value in ((1, 9.0), (2, 3.0), (3, 5.0), (4, None)):
+            checkpointer.save(step, state, metadata={"step": step})
+            if value is not None:
+                checkpointer.add_metrics(step, {"fid": value})
+        checkpointer.add_metrics(99, {"fid": 0.0})  # was never saved
+        checkpointer.wait()
+        assert checkpointer.steps() == [2, 4]
+    again = Checkpointer(tmp_path, **options)
+    assert again.best_step() == 2
+    np.testing.assert_array_equal(again.restore(state, 2)[0]["weight"], 1.0)
+
+
+def test_damaged_later_metrics_cost_the_metrics_and_nothing_else(tmp_path):
+    state = {"weight": jnp.ones(3)}
+    with Checkpointer(tmp_path, best_metric="fid") as checkpointer:
+        checkpointer.save(1, state, metadata={"step": 1})
+        checkpointer.add_metrics(1, {"fid": 2.0})
+    (tmp_path / "1" / "metrics.json").write_text('{"crc32": 1, "record": {"fid": 0.0}}')
+    again = Checkpointer(tmp_path, best_metric="fid")
+    assert again.best_step() is None
+    assert again.restore(state)[1] == {"step": 1}
+
+
 def test_nothing_is_removed_before_the_next_is_committed(tmp_path):
     checkpointer = save_steps(tmp_path, [1], keep_last=1)
     unwritable = {"x": jnp.zeros(3)}
@@ -459,6 +486,7 @@ def test_many_flipped_bits_are_never_silent(tmp_path):
     check_bit_flips(tmp_path, repeats=200)
 
 
+@pytest.mark.slow
 def test_truncated_or_missing_file_is_never_silent(tmp_path):
     def damage(path, repeat):
         data = path.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import contents, image_config, run_cli, start
 
-from ganjax import cli, config, explore, samples
+from ganjax import cli, config, explore, prepare, samples, scores
 from ganjax.config import to_json
 from ganjax.trained import Trained
 
@@ -29,9 +29,12 @@ OPTIONS = {
             "classes": explore.ClassesOptions,
             "mix": explore.MixOptions,
             "project": explore.ProjectOptions,
-            "evaluate": cli.EvaluateOptions,
+            "evaluate": scores.EvaluateOptions,
+            "neighbors": scores.NeighborsOptions,
+            "path-length": scores.PathLengthOptions,
+            "weights": scores.WeightsOptions,
             "info": cli.InfoOptions,
-            "data prepare": cli.PrepareOptions,
+            "data prepare": prepare.PrepareOptions,
         }.items()
     },
 }

@@ -10,7 +10,7 @@ from official_files import Persistent, Tensor, dumps, module_state, zip_archive
 from reference_vectors import nhwc, relative_error
 from test_reader import nvidia
 
-from ganjax import interop, train
+from ganjax import interop, measure, train
 from ganjax.config import Config, Data, Train, from_json
 from ganjax.convert import convert
 from ganjax.run import RunDirectory
@@ -57,9 +57,10 @@ def test_a_converted_run_is_the_official_model(architecture, tmp_path):
     assert record["official"]["architecture"] == architecture
     assert from_json(record["config"]).model.conditional
     with pytest.raises(InputError, match=r"none was given to convert"):
-        train.evaluate(str(run.path))
+        measure.evaluate(str(run.path))
 
 
+@pytest.mark.slow
 def test_the_average_and_the_raw_generator_each_have_their_place(tmp_path):
     _, state_dict = reference_vectors.weights(NAMES["r3gan"])
     networks = nvidia(state_dict)
@@ -93,7 +94,7 @@ def test_fine_tuning_starts_from_it(tmp_path):
     after = result.state.players["generator"].params["basis"]
     data_settings = Data(str(data), held_out=4)
     again = convert(tmp_path / "official.pkl", tmp_path / "scored", data_settings=data_settings)
-    figures, _ = train.evaluate(str(again.path), num_samples=4)
+    figures, _ = measure.evaluate(str(again.path), num_samples=4)
     assert all(np.isfinite(figure.value) for figure in figures.values())
     # One step of Adam from there, with moments of its own.
     assert 0 < np.abs(after - before).max() < 1e-3

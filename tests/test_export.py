@@ -88,6 +88,7 @@ def test_the_sentence_where_the_package_is_missing(r3gan, tmp_path, monkeypatch)
         interop.save_imported(tmp_path, r3gan[0])
 
 
+@pytest.mark.slow
 def test_a_program_for_any_batch_and_every_platform(r3gan, tmp_path):
     imported, z, labels = r3gan
     path = tmp_path / "generator.stablehlo"
@@ -116,6 +117,7 @@ def test_programs_of_the_other_architectures(architecture, tmp_path):
     assert reference_vectors.relative_error(ours, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_program_of_transposed_convolutions(tmp_path):
     """Their form on a CPU is chosen by sizes, of which the batch is not known here."""
     generator = Generator((8, 8, 3), width=4, batch_norm=False)

@@ -133,7 +133,14 @@ CONTRACTS = {
 }
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
+# One augmentation stands for all: each has tests of its own.
+SELDOM = {f"augmentation {name}" for name in augment.AUGMENTATIONS} - {"augmentation ada"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SELDOM else ()) for n in CONTRACTS],
+)
 def test_contract_of_a_train_step(name, quick_jit):
     options = CONTRACTS[name]
     shape = (4, 4, 1) if "augment" in options else (2,)
@@ -585,6 +592,7 @@ def test_a_scan_over_steps_is_the_loop(quick_jit):
     assert_trees_close(scanned, state)
 
 
+@pytest.mark.slow
 def test_a_population_of_seeds_is_its_members(quick_jit):
     algorithm = hand_written(
         latents=latents.normal(DIM), discriminator_terms=[Term("r1", penalties.r1, 0.1, 2)]

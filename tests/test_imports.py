@@ -31,9 +31,11 @@ FLOORS = [
     },
     {"population", "loop", "run"},
     {"build", "config"},
-    {"train", "trained"},
+    {"train", "trained", "judging", "measure"},
     {
         "report",
+        "scores",
+        "prepare",
         "arguments",
         "samples",
         "explore",

@@ -142,6 +142,7 @@ def test_few_taps_of_a_strided_kernel_are_products_of_their_own():
         assert lowerings.cpu_kernel_gradient(spec, x, y) is form
 
 
+@pytest.mark.slow
 def test_chunks_divide_a_batch_of_any_size():
     spec = spec_of((32, 32), (4, 4), (2, 2), "SAME")
     for batch in (40, 60, 62, 37):

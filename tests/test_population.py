@@ -210,6 +210,7 @@ def test_a_lazy_penalty_stays_a_branch(strategy):
     assert branches > 0
 
 
+@pytest.mark.slow
 def test_a_step_is_a_scan_body_and_traced_once(small):
     members = population(small, 3, strategy="vmap")
     points = np.random.default_rng(0).normal(size=(STEPS, BATCH, 2)).astype(np.float32)
@@ -269,6 +270,7 @@ def test_seeds_have_keys_of_their_own(small):
     np.testing.assert_array_equal(kernel_of(init(three)), kernel_of(states))
 
 
+@pytest.mark.slow
 def test_values_start_from_one_key(small):
     settings = population(small, values={"r1": [0.5, 1.0]})
     init = jax.jit(settings.init)
@@ -283,6 +285,7 @@ def test_values_start_from_one_key(small):
     assert np.abs(kernel_of(both)[0] - kernel_of(both)[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_donated_state_takes_nothing_with_it(small):
     settings = population(small, values={"r1": jnp.array([0.5, 1.0])})
     key = jax.random.key(1)
@@ -293,6 +296,7 @@ def test_a_donated_state_takes_nothing_with_it(small):
         assert states.hyperparameters["r1"].is_deleted()
 
 
+@pytest.mark.slow
 def test_samples_and_held_out_sums_of_each_member(small):
     seeds = population(small, 3, strategy="map")
     states = jax.jit(seeds.init)(jax.random.key(1))
@@ -367,6 +371,7 @@ def fitted(algorithm, state, **how):
     return state, logged
 
 
+@pytest.mark.slow
 def test_fit_trains_each_member_as_it_would_alone(small):
     rates = [0.1, np.inf, 0.2]
     members = population(small, values={"generator_learning_rate": rates})
@@ -393,6 +398,7 @@ def test_fit_ends_when_every_member_is_lost(small):
         fitted(members, states)
 
 
+@pytest.mark.slow
 def test_fit_saves_while_a_member_is_sound():
     members = population(small_gan(ema_half_life_images=10.0), 2)
     saved = []

@@ -109,6 +109,7 @@ def test_ffhq_256_has_the_widths_and_groups_of_the_paper():
     assert generator.groups == (96, 96, 96, 96, 48, 24, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "num_classes"), [((8, 12, 1), 5), ((7, 6, 4), 0)])
 def test_any_shape_and_any_number_of_channels(shape, num_classes, run):
     parts = small().build(shape, num_classes, jnp.float32)

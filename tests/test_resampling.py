@@ -75,6 +75,7 @@ def test_low_precision_stays_low():
     assert jax.grad(lambda x: ops.downsample(x).sum().astype(float))(x).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_in_loops_and_under_vmap():
     x = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 2)).astype(np.float32)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny_runs import contents, ring_config, run_cli
 
-from ganjax import cli, report, sweep, train
+from ganjax import cli, judging, report, sweep, train
 from ganjax.config import Penalty
 from ganjax.run import RunDirectory
 from ganjax.types import InputError
@@ -37,6 +37,7 @@ def lazy_config(**model):
     return dataclasses.replace(settings, model=model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
 def test_a_value_is_what_a_training_with_it_is(tmp_path, strategy):
     settings = lazy_config()
@@ -96,6 +97,7 @@ def test_seeds_through_the_command_line(image_file, image_run, tmp_path, monkeyp
     assert cli._free_directory("tiny-sweep") == "runs/tiny-sweep-2"
 
 
+@pytest.mark.slow
 def test_a_lost_member_is_named_and_stops_nobody(ring_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["--values", "generator_learning_rate", "1e-3,1e39", "--run-directory", "run"]
@@ -120,6 +122,7 @@ def test_a_lost_member_is_named_and_stops_nobody(ring_file, tmp_path, monkeypatc
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_one_member_has_no_spread(ring_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli("sweep", ring_file, "--seeds=1", "--train.seed=7") == 0
@@ -129,6 +132,7 @@ def test_one_member_has_no_spread(ring_file, tmp_path, monkeypatch, capsys):
     assert scores["summary"]["good_share"]["standard_deviation"] is None
 
 
+@pytest.mark.slow
 def test_nobody_is_left(ring_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["--values", "generator_learning_rate", "1e38,2e38"]
@@ -182,13 +186,13 @@ def test_stopped_while_training(ring_file, tmp_path, monkeypatch, capsys, number
 
 def test_stopped_while_scoring(ring_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    figures = train.Judge.figures
+    figures = judging.Judge.figures
 
     def and_stop(self, state):
         os.kill(os.getpid(), signal.SIGTERM)
         return figures(self, state)
 
-    monkeypatch.setattr(train.Judge, "figures", and_stop)
+    monkeypatch.setattr(judging.Judge, "figures", and_stop)
     assert run_cli("sweep", ring_file, "--seeds", 2) == 143
     assert "SIGTERM: stopped at step 6" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "tiny-sweep" / "scores.json").exists()

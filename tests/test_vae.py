@@ -220,8 +220,8 @@ def test_a_likelihood_is_highest_where_its_mean_is_the_image(name):
 @pytest.mark.parametrize(
     ("name", "shape", "num_classes", "dtype"),
     [
-        ("bernoulli", (8, 8, 1), 0, "float32"),
-        ("gaussian", (6, 9, 3), 3, "float32"),
+        pytest.param("bernoulli", (8, 8, 1), 0, "float32", marks=pytest.mark.slow),
+        pytest.param("gaussian", (6, 9, 3), 3, "float32", marks=pytest.mark.slow),
         ("bernoulli", (8, 8, 3), 3, "bfloat16"),
     ],
 )
@@ -385,6 +385,7 @@ def test_sample_takes_latents_labels_and_truncation():
     assert jnp.std(typical, axis=0).mean() < 0.1 * jnp.std(spread, axis=0).mean()
 
 
+@pytest.mark.slow
 def test_scan_equals_the_loop(quick_jit):
     algorithm = vae(**networks(), ema_half_life_images=100.0, optimizer=optax.sgd(1e-3))
     batches = jax.tree.map(lambda *a: jnp.stack(a), *(batch_of(seed=i) for i in range(4)))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ganjax.data import arrays, folder, points, tfds
 from ganjax.data.dataset import Dataset, in_memory
 from ganjax.data.images import ImageRule, fit_arrays
@@ -41,6 +43,28 @@ def fashion_mnist(rule: ImageRule, *, labels: bool, seed: int) -> Dataset:
     return in_memory(name, "train", contents, class_names=_FASHION_MNIST_CLASSES)
 
 
+def stacked_fashion_mnist(rule: ImageRule, *, labels: bool, seed: int) -> Dataset:
+    """Return 50,000 images (28, 28, 3) whose channels are three of Fashion-MNIST, at random.
+
+    Its 1,000 combinations of classes are modes that can be counted (`stacked_modes`). The label is
+    100 a + 10 b + c of the classes of the channels.
+
+    References:
+      Metz et al., Unrolled Generative Adversarial Networks, 2017 (arXiv 1611.02163).
+    """
+    if rule.size not in (None, (28, 28)) or rule.channels not in (None, 3):
+        raise InputError(
+            "stacked_fashion_mnist has 28x28 images with three channels: leave out "
+            "data.image_size and data.channels."
+        )
+    single = fashion_mnist(ImageRule(), labels=True, seed=seed).arrays
+    rows = np.random.default_rng(seed).integers(0, len(single["image"]), (50_000, 3))
+    contents = {"image": np.concatenate([single["image"][r] for r in rows.T], axis=-1)}
+    if labels:
+        contents["label"] = single["label"][rows] @ np.array([100, 10, 1])
+    return in_memory("stacked_fashion_mnist (built in)", "train", contents, num_classes=1000)
+
+
 def _points(build: Callable[..., Dataset]) -> Callable[..., Dataset]:
     def loader(rule: ImageRule, *, labels: bool, seed: int) -> Dataset:
         if rule != ImageRule():
@@ -56,6 +80,7 @@ def _points(build: Callable[..., Dataset]) -> Callable[..., Dataset]:
 # What needs no file: name -> (rule, *, labels, seed) -> Dataset.
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion_mnist": fashion_mnist,
+    "stacked_fashion_mnist": stacked_fashion_mnist,
     "ring": _points(points.ring),
     "grid": _points(points.grid),
 }
@@ -84,7 +109,8 @@ def load(
 
     Args:
       source: one of
-        "fashion_mnist" (10,000 images, in the package), "ring", "grid" (points in the plane);
+        "fashion_mnist" (10,000 images, in the package), "stacked_fashion_mnist" (three of them as
+        the channels of one image), "ring", "grid" (points in the plane);
         "tfds:NAME" or "tfds:NAME/CONFIG", prepared as array_record (see `prepare`);
         a folder or .zip of images, whose class subfolders become labels; an .npz file (arrays
         `image` and `label`); an .npy file; an idx file (train-images-idx3-ubyte[.gz]), with its

@@ -1,30 +1,59 @@
 """What turns images into features and logits: `Extractor`."""
 
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ganjax.types import Array, InputError
+from ganjax.types import Array, InputError, as_float_images
+
+Outputs = dict[str, np.ndarray]
 
 
-class Extractor(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Extractor:
     """A frozen network by which images are judged.
+
+    Call it with images (N, H, W, C), uint8 or float in [-1, 1], for a dict of NumPy float32 arrays
+    (N, ...). Floats are rounded to the 256 levels of a picture first: a figure judges what one
+    would see in the saved files.
 
     Attributes:
       name: what figures made with it say, such as `fashion-mnist-classifier`.
       hash: sha256 of its weights: two figures are comparable only where it is equal.
-      apply: images (N, H, W, C), uint8 or float in [-1, 1] -> `{"features": (N, D), "logits":
-        (N, num_classes)}`, NumPy float32, for any N. Floats are rounded to the 256 levels of a
-        picture first: a figure judges what one would see in the saved files.
+      apply: `images -> outputs`, for any N.
+      stream: `parts of images -> their outputs`, one after the other, so that a device computes the
+        next part while the host reads this one.
+      network: `images (B, H, W, C), uint8 or float in [-1, 1] -> outputs`, traceable, without the
+        rounding; what differences of nearly equal images are taken of.
+      features: which output distances are taken on.
+      logits: which output classes are read from, None where there are no classes.
+      resize: how images reach the size that the network knows.
+      metrics: keys of `METRICS` that are computed unless others are asked for.
+      published: what the literature calls figures made with it, by metric, such as
+        `{"frechet_distance": "FID"}`.
     """
 
     name: str
     hash: str
-    apply: Callable[[Array | np.ndarray], dict[str, np.ndarray]]
+    apply: Callable[[Array | np.ndarray], Outputs]
+    stream: Callable[[Iterable[Array | np.ndarray]], Iterator[Outputs]]
+    network: Callable[[Array], dict[str, Array]]
+    features: str = "features"
+    logits: str | None = None
+    resize: str = "none"
+    metrics: tuple[str, ...] = ("frechet_distance",)
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, images: Array | np.ndarray) -> Outputs:
+        return self.apply(images)
 
 
 def compiled_extractor(
@@ -32,42 +61,95 @@ def compiled_extractor(
     weights_hash: str,
     network: Callable[[Array], dict[str, Array]],
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int | None, int | None, int],
     batch_size: int = 250,
+    variables: Any = None,
+    **about: Any,
 ) -> Extractor:
-    """Return an extractor that runs `network` in compiled batches of one size.
+    """Return an extractor that runs `network` in compiled batches of one size, on all devices.
 
     Args:
       name: what figures say.
       weights_hash: identity of the weights.
-      network: uint8 images (batch_size, *image_shape) -> a dict of arrays with that leading axis.
-      image_shape: height, width and channels that the network knows.
-      batch_size: images per call; the last batch is filled up with black ones.
+      network: images (batch_size, *image_shape), uint8 or float in [-1, 1] -> features
+        (batch_size, D), or a dict of arrays with that leading axis; `(variables, images)` where
+        there are variables: `lambda v, x: module.apply(v, x)` makes an extractor of a Flax module.
+      image_shape: height, width and channels that the network knows; None where it takes any.
+      batch_size: images per call; the last batch is filled up with black ones. Batches are split
+        over the devices of this process where their number divides the size.
+      variables: arrays that the program takes as arguments: large constants slow compilation.
+      about: `features`, `logits`, `resize`, `metrics` and `published` of the `Extractor`.
 
     Returns:
-      The extractor. Its `apply` raises `InputError` for other shapes, dtypes and for values that
-      are not finite.
-    """
-    run = jax.jit(network)
+      The extractor. It raises `InputError` for other shapes, dtypes and for values that are not
+      finite.
 
-    def apply(images: Array | np.ndarray) -> dict[str, np.ndarray]:
-        images = np.asarray(images)
+    >>> mean = lambda images: {"features": images.astype(jnp.float32).mean((1, 2))}
+    >>> extractor = compiled_extractor("colour", "", mean, image_shape=(None, None, 3))
+    >>> extractor(np.full((2, 4, 4, 3), 9, np.uint8))["features"].shape
+    (2, 3)
+    """
+
+    def named(variables: Any, images: Array) -> dict[str, Array]:
+        outputs = network(images) if variables is None else network(variables, images)
+        return outputs if isinstance(outputs, dict) else {"features": outputs}
+
+    run = jax.jit(named)
+    devices = jax.local_devices()
+    spread = None
+    if len(devices) > 1 and batch_size % len(devices) == 0:
+        mesh = Mesh(np.array(devices), "batch")
+        spread = NamedSharding(mesh, PartitionSpec("batch"))
+        if variables is not None:
+            variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+
+    def dispatch(images: Array | np.ndarray) -> list[tuple[int, Any]]:
+        """Start the work on images; return batches' sizes and what is being computed."""
+        images = images if isinstance(images, jax.Array) else np.asarray(images)
         _check(images, name, image_shape)
-        outputs = []
+        running = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
+            count = len(batch)
+            if count < batch_size:
+                pad = jnp.pad if isinstance(batch, jax.Array) else np.pad
+                batch = pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+            if spread is not None:
+                batch = jax.device_put(batch, spread)
+            limits = None
             if batch.dtype != np.uint8:
-                levels = np.rint(batch.astype(np.float32) * 127.5 + 127.5)
-                batch = np.clip(levels, 0, 255).astype(np.uint8)
-            missing = batch_size - len(batch)
-            filled = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+                batch, limits = _as_levels(batch)
             # In full float32: TPUs and GPUs would round convolutions, and figures with them.
             with jax.default_matmul_precision("highest"):
-                result = run(filled)
-            outputs.append({key: np.asarray(x)[: len(batch)] for key, x in result.items()})
-        return {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
+                running.append((count, (run(variables, batch), limits)))
+        return running
 
-    return Extractor(name, weights_hash, apply)
+    def collect(running: list[tuple[int, Any]]) -> Outputs:
+        parts = []
+        for count, results in running:
+            outputs, limits = jax.device_get(results)
+            if limits is not None:
+                _check_values(limits[:count], name)
+            parts.append({key: x[:count] for key, x in outputs.items()})
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def stream(parts: Iterable[Array | np.ndarray]) -> Iterator[Outputs]:
+        waiting: deque = deque()
+        for images in parts:
+            waiting.append(dispatch(images))
+            if len(waiting) > 1:
+                yield collect(waiting.popleft())
+        while waiting:
+            yield collect(waiting.popleft())
+
+    return Extractor(
+        name=name,
+        hash=weights_hash,
+        apply=lambda images: collect(dispatch(images)),
+        stream=stream,
+        network=functools.partial(named, variables),
+        **about,
+    )
 
 
 def pixels(image_shape: tuple[int, int, int], *, size: int = 8) -> Extractor:
@@ -83,38 +165,70 @@ def pixels(image_shape: tuple[int, int, int], *, size: int = 8) -> Extractor:
     height, width = min(size, image_shape[0]), min(size, image_shape[1])
 
     def shrink(images: Array) -> dict[str, Array]:
-        images = images.astype(jnp.float32) / 127.5 - 1.0
+        images = as_float_images(images)
         shape = (images.shape[0], height, width, images.shape[3])
         return {"features": jax.image.resize(images, shape, "linear").reshape(shape[0], -1)}
 
     name = f"pixels-{height}x{width}"
-    identity = hashlib.sha256(f"{name} linear antialiased".encode()).hexdigest()
-    return compiled_extractor(name, identity, shrink, image_shape=tuple(image_shape))
+    return compiled_extractor(
+        name,
+        hashlib.sha256(f"{name} linear antialiased".encode()).hexdigest(),
+        shrink,
+        image_shape=tuple(image_shape),
+        resize="bilinear, antialiased",
+    )
 
 
-def _check(images: np.ndarray, name: str, image_shape: tuple[int, int, int]) -> None:
-    if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
-        expected = ", ".join(map(str, image_shape))
+def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 of names, dtypes, shapes and values of arrays, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+@jax.jit
+def _as_levels(images: Array) -> tuple[Array, Array]:
+    """Return float images as uint8, and least and largest value of each (B, 2).
+
+    A program of its own, so that what comes after is the same one, to the last bit, for both kinds.
+    """
+    images = images.astype(jnp.float32)
+    values = images.reshape(len(images), -1)
+    limits = jnp.stack([values.min(axis=1), values.max(axis=1)], axis=1)
+    return jnp.clip(jnp.rint(images * 127.5 + 127.5), 0, 255).astype(jnp.uint8), limits
+
+
+def _check(images: Any, name: str, image_shape: tuple[int | None, ...]) -> None:
+    fits = images.ndim == 4 and all(
+        wanted in (None, size) for wanted, size in zip(image_shape, images.shape[1:], strict=True)
+    )
+    if not fits or not len(images):
+        expected = ", ".join("any" if size is None else str(size) for size in image_shape)
         raise InputError(
             f"{name} takes images of shape (N, {expected}), these have the shape {images.shape}: "
             "use an extractor for this size, or bring the images to it first."
         )
-    if images.dtype == np.uint8:
-        return
-    if not np.issubdtype(images.dtype, np.floating) and images.dtype != jnp.bfloat16:
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
             f"{name} takes uint8 images or floats in [-1, 1], these are {images.dtype}."
         )
-    finite = np.isfinite(images)
+
+
+def _check_values(limits: np.ndarray, name: str) -> None:
+    """Refuse images by their least and largest values (N, 2)."""
+    finite = np.isfinite(limits)
     if not finite.all():
-        broken = int((~finite.all(axis=(1, 2, 3))).sum())
+        broken = int((~finite.all(axis=1)).sum())
         raise InputError(
-            f"{broken} of {len(images)} images hold values that are not finite: "
+            f"{broken} of {len(limits)} images hold values that are not finite: "
             "the generator has diverged."
         )
     # A generator without tanh leaves [-1, 1] and is clipped; it does not stay above zero.
-    if images.min() >= 0 and images.max() > 2:
+    if limits.min() >= 0 and limits.max() > 2:
         raise InputError(
-            f"float images lie in [-1, 1], these go from {images.min():.4g} to "
-            f"{images.max():.4g}: pass uint8 for the range 0 to 255."
+            f"float images lie in [-1, 1], these go from {limits.min():.4g} to "
+            f"{limits.max():.4g}: pass uint8 for the range 0 to 255."
         )

@@ -1,8 +1,8 @@
-"""Train the classifier whose weights are shipped, on Fashion-MNIST's training images.
+"""Train the classifiers whose weights are shipped.
 
-Run `python -m ganjax.evaluation.train_classifier --data DIR --out FILE`. DIR holds the four
-archives `train-images-idx3-ubyte.gz` and so on, or a folder `fashion_mnist` with them; without
-`--data` it is the environment variable GANJAX_DATA.
+Run `python -m ganjax.evaluation.train_classifier SET --data DIR --out FILE`. For SET fashion_mnist,
+DIR holds the four archives `train-images-idx3-ubyte.gz` and so on, or a folder `fashion_mnist` with
+them; for cifar10, folders `train` and `test` of images in a folder a class.
 """
 
 import argparse
@@ -12,13 +12,19 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax.evaluation.classifier import Classifier, save_weights
+from ganjax.evaluation.classifier import (
+    Classifier,
+    ColorClassifier,
+    in_eight_bits,
+    load_weights,
+    save_weights,
+)
 from ganjax.types import InputError
 
 _MAGIC = {1: 2049, 3: 2051}  # idx headers of uint8 vectors and of uint8 stacks of images
@@ -55,13 +61,18 @@ def read_split(directory: str | os.PathLike, split: str) -> tuple[np.ndarray, np
     return images[..., None], labels
 
 
-def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Flip half of the images (B, 28, 28, 1) and move each by up to one pixel."""
+def augment(
+    images: np.ndarray, random: np.random.Generator, reach: int = 1, border: str = "constant"
+) -> np.ndarray:
+    """Flip half of the images (B, H, W, C) and move each by up to `reach` pixels.
+
+    What comes in at the border is black ("constant") or repeats the outermost pixel ("edge").
+    """
     size = images.shape[1]
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode=border)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    rows, columns = random.integers(0, 3, (2, len(images)))
-    moved = windows[np.arange(len(images)), rows, columns, 0][..., None]
+    rows, columns = random.integers(0, 2 * reach + 1, (2, len(images)))
+    moved = windows[np.arange(len(images)), rows, columns].transpose(0, 2, 3, 1)
     flip = random.random(len(images)) < 0.5
     return np.where(flip[:, None, None, None], moved[:, :, ::-1], moved)
 
@@ -82,8 +93,12 @@ def train(
     epochs: int = 12,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
+    label_smoothing: float = 0.0,
     seed: int = 0,
     say: Callable[[str], None] = print,
+    network: Any = None,
+    reach: int = 1,
+    border: str = "constant",
 ) -> dict[str, Any]:
     """Return `{"params": ..., "batch_stats": ...}` fitted to uint8 images and their labels.
 
@@ -92,7 +107,7 @@ def train(
     """
     import optax
 
-    network = Classifier()
+    network = network or Classifier()
     steps_per_epoch = len(images) // batch_size
     optimizer = optax.adamw(
         optax.cosine_onecycle_schedule(epochs * steps_per_epoch, learning_rate, pct_start=0.2),
@@ -108,8 +123,10 @@ def train(
             train=True,
             mutable=["batch_stats"],
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], batch_labels)
-        return losses.mean(), updated["batch_stats"]
+        logits = outputs["logits"]
+        targets = jax.nn.one_hot(batch_labels, logits.shape[-1])
+        targets = optax.smooth_labels(targets, label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), updated["batch_stats"]
 
     @jax.jit
     def step(variables, opt_state, batch_images, batch_labels):
@@ -126,7 +143,7 @@ def train(
         losses = []
         order = random.permutation(len(images))[: steps_per_epoch * batch_size]
         for rows in order.reshape(steps_per_epoch, batch_size):
-            batch = augment(images[rows], random), labels[rows].astype(np.int32)
+            batch = augment(images[rows], random, reach, border), labels[rows].astype(np.int32)
             variables, opt_state, value = step(variables, opt_state, *batch)
             losses.append(value)
         seconds = time.perf_counter() - start
@@ -135,37 +152,105 @@ def train(
     return variables
 
 
+class Task(NamedTuple):
+    """What one classifier is trained on, and how."""
+
+    data: str
+    network: Any
+    read: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+    splits: tuple[str, str]
+    epochs: int
+    reach: int
+    border: str
+    label_smoothing: float
+    rounded: Callable[[Any], Any]
+
+
+def _read_folder(directory: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from ganjax import data
+
+    examples, _ = data.load(directory, split=split, held_out=0)
+    return examples.arrays["image"], examples.arrays["label"].astype(np.uint8)
+
+
+TASKS = {
+    "fashion_mnist": Task(
+        "Fashion-MNIST, 60,000 training images",
+        Classifier(),
+        read_split,
+        ("train", "t10k"),
+        epochs=12,
+        reach=1,
+        border="constant",
+        label_smoothing=0.0,
+        rounded=lambda variables: jax.tree.map(lambda x: np.asarray(x, np.float16), variables),
+    ),
+    "cifar10": Task(
+        "CIFAR-10, 40,000 training images stored as JPEG",
+        ColorClassifier(),
+        _read_folder,
+        ("train", "test"),
+        epochs=20,
+        reach=3,
+        border="edge",
+        label_smoothing=0.1,
+        rounded=in_eight_bits,
+    ),
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Train, store the weights in half precision and report their accuracy."""
+    """Train, store the weights and report their accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("GANJAX_DATA"), help="folder of archives")
+    parser.add_argument("set", choices=TASKS, help="what to train on")
+    parser.add_argument("--data", default=os.environ.get("GANJAX_DATA"), help="where it is")
     parser.add_argument("--out", required=True, help="the .npz file to write")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.data is None:
-        parser.error("say where Fashion-MNIST is: --data DIR, or set GANJAX_DATA")
+        parser.error("say where the data is: --data DIR, or set GANJAX_DATA")
+    task = TASKS[options.set]
+    epochs = options.epochs or task.epochs
     try:
-        examples, test_examples = (read_split(options.data, split) for split in ("train", "t10k"))
+        examples, test_examples = (task.read(options.data, split) for split in task.splits)
     except InputError as error:
         parser.error(str(error))
-    variables = train(*examples, epochs=options.epochs, seed=options.seed)
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float16), variables)
-    rounded = jax.tree.map(lambda x: x.astype(np.float32), variables)
-    logits = jax.jit(lambda images: Classifier().apply(rounded, images)["logits"])
-    reached = accuracy(logits, *test_examples)
-    save_weights(
-        options.out,
-        variables,
-        {
-            "command": "python -m ganjax.evaluation.train_classifier --data DIR --out FILE"
-            f" --epochs {options.epochs} --seed {options.seed}",
-            "data": "Fashion-MNIST, 60,000 training images",
-            "test_accuracy": reached,
-            "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
-        },
+    variables = train(
+        *examples,
+        epochs=epochs,
+        seed=options.seed,
+        network=task.network,
+        reach=task.reach,
+        border=task.border,
+        label_smoothing=task.label_smoothing,
     )
-    print(f"test accuracy {reached:.4f}, {os.path.getsize(options.out) / 1024:.0f} KiB")
+    finish(variables, options.out, options.set, test_examples, epochs, options.seed)
+
+
+def finish(
+    variables: Any,
+    out: str,
+    name: str,
+    test_examples: tuple[np.ndarray, np.ndarray],
+    epochs: int,
+    seed: int,
+) -> None:
+    """Round the weights, measure them as they will be read, and write them."""
+    task = TASKS[name]
+    shipped = task.rounded(variables)
+    about = {
+        "command": f"python -m ganjax.evaluation.train_classifier {name} --data DIR --out FILE"
+        f" --epochs {epochs} --seed {seed}",
+        "data": task.data,
+        "versions": {"jax": jax.__version__, "python": sys.version.split()[0]},
+    }
+    save_weights(out, shipped, about)
+    read, _ = load_weights(out)
+    logits = jax.jit(lambda images: task.network.apply(read, images)["logits"])
+    reached = accuracy(logits, *test_examples)
+    save_weights(out, shipped, {**about, "test_accuracy": reached})
+    print(f"test accuracy {reached:.4f}, {os.path.getsize(out) / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ganjax.interop.export import (
 )
 from ganjax.interop.imported import ARCHITECTURES, ImportedGAN, import_state_dict, networks
 from ganjax.interop.layouts import Entry
-from ganjax.interop.reader import OfficialFile, read, read_file
+from ganjax.interop.reader import OfficialFile, read, read_file, read_tensors
 
 __all__ = [
     "ARCHITECTURES",
@@ -31,6 +31,7 @@ __all__ = [
     "networks",
     "read",
     "read_file",
+    "read_tensors",
     "save_imported",
     "save_imported_program",
     "save_program",

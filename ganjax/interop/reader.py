@@ -99,6 +99,20 @@ def read_file(
     return OfficialFile(architecture, config, networks)
 
 
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Return the tensors of a `.pth`, `.pt` or `.pkl` by name, whatever network they are of.
+
+    Nothing in the file is run, as in `read`.
+
+    Raises:
+      InputError: there is no such file, it is damaged, or asks for a name that is not allowed.
+    """
+    try:
+        return flattened(open_file(path))[0]
+    except DamagedError as error:
+        raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
+
+
 def _networks(path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, Any]]]:
     """Return tensors, and attributes that are no tensors, by name for each network in a file."""
     content = open_file(path)

@@ -33,7 +33,7 @@ def test_sizes_and_channels():
         ),
         ("cifar10", r"did you mean 'tfds:cifar10'\?"),
         ("mnist", r"did you mean 'tfds:mnist'\?"),
-        ("zzz", "'zzz'; built in are fashion_mnist, ring, grid"),
+        ("zzz", "'zzz'; built in are fashion_mnist, stacked_fashion_mnist, ring"),
         ("some/where", "there is no file or folder some/where"),
         ("photos.zip", "there is no file or folder photos.zip"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ganjax.evaluation import (
+    cifar10_classifier,
     evaluate_images,
     fashion_mnist_classifier,
     frechet_distance,
@@ -13,11 +14,17 @@ from ganjax.evaluation import (
     kernel_distance,
     precision_recall,
 )
-from ganjax.evaluation.classifier import WEIGHTS_SHA256, load_weights, save_weights
+from ganjax.evaluation.classifier import (
+    WEIGHTS_SHA256,
+    in_eight_bits,
+    load_weights,
+    save_weights,
+)
 from ganjax.evaluation.train_classifier import augment, read_idx, read_split, train
 from ganjax.types import InputError
 
-SHIPPED = importlib.resources.files("ganjax.evaluation") / "weights" / "fashion_mnist.npz"
+WEIGHTS = importlib.resources.files("ganjax.evaluation") / "weights"
+SHIPPED = {"fashion_mnist": fashion_mnist_classifier, "cifar10": cifar10_classifier}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +36,17 @@ def test_split():
     return read_split(directory, "t10k")
 
 
-def test_shipped_weights_are_small_and_those_they_claim_to_be():
-    assert os.path.getsize(SHIPPED) < 300 * 1024
-    variables, metadata = load_weights(SHIPPED)
+@pytest.mark.parametrize(
+    ("name", "kilobytes", "accuracy"), [("fashion_mnist", 300, 0.9), ("cifar10", 950, 0.85)]
+)
+def test_shipped_weights_are_small_and_those_they_claim_to_be(name, kilobytes, accuracy):
+    path = WEIGHTS / f"{name}.npz"
+    assert os.path.getsize(path) < kilobytes * 1024
+    variables, metadata = load_weights(path)
     assert set(variables) == {"params", "batch_stats"}
-    assert metadata["sha256"] == WEIGHTS_SHA256 == fashion_mnist_classifier().hash
-    assert metadata["test_accuracy"] > 0.9
-    assert "ganjax.evaluation.train_classifier" in metadata["command"]
+    assert metadata["sha256"] == WEIGHTS_SHA256[name] == SHIPPED[name]().hash
+    assert metadata["test_accuracy"] > accuracy
+    assert f"ganjax.evaluation.train_classifier {name}" in metadata["command"]
 
 
 def test_shipped_weights_recognise_clothes(test_split):
@@ -44,7 +55,7 @@ def test_shipped_weights_recognise_clothes(test_split):
     assert outputs["features"].shape == (10_000, 64)
     assert outputs["logits"].shape == (10_000, 10)
     accuracy = np.mean(outputs["logits"].argmax(axis=1) == labels)
-    _, metadata = load_weights(SHIPPED)
+    _, metadata = load_weights(WEIGHTS / "fashion_mnist.npz")
     assert accuracy > 0.9
     assert accuracy == pytest.approx(metadata["test_accuracy"], abs=5e-4)
 
@@ -159,3 +170,19 @@ def test_broken_archives_are_one_sentence(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"labels\.gz cannot be read"):
         read_idx(path)
+
+
+def test_eight_bits_are_read_back(tmp_path):
+    random = np.random.default_rng(1)
+    kernel = random.standard_normal((3, 3, 8, 5)).astype(np.float32) * np.arange(1, 6)
+    kernel[..., 4] = 0
+    shipped = in_eight_bits({"params": {"kernel": kernel, "bias": np.ones(5, np.float32)}})
+    assert {name: x.dtype for name, x in shipped["params"].items()} == {
+        "kernel": np.int8,
+        "kernel:scale": np.float16,
+        "bias": np.float16,
+    }
+    save_weights(tmp_path / "w.npz", shipped, {})
+    read = np.asarray(load_weights(tmp_path / "w.npz")[0]["params"]["kernel"])
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    assert (np.abs(read - kernel) <= largest / 127 * 0.51 + 1e-6).all()

@@ -4,7 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from ganjax.evaluation import metrics
+from ganjax.evaluation import metrics, neighbors
+from ganjax.evaluation.moments import Moments
 from ganjax.types import InputError
 
 VECTORS = json.loads(
@@ -35,7 +36,7 @@ def test_agrees_with_torch_fidelity(case):
     assert metrics.kernel_distance(generated, real) == pytest.approx(
         expected["kid_unbiased_first_m_rows"], rel=1e-9
     )
-    precision, recall = metrics.precision_recall(generated, real)
+    precision, recall = neighbors.precision_recall(generated, real)
     # These were averaged in float32.
     assert precision == pytest.approx(expected["precision_recall_k3"]["precision"], abs=1e-7)
     assert recall == pytest.approx(expected["precision_recall_k3"]["recall"], abs=1e-7)
@@ -67,7 +68,7 @@ def test_frechet_distance_of_gaussians_that_do_not_commute():
 def test_identical_sets_are_at_distance_zero(count):
     features = np.random.default_rng(1).standard_normal((count, 64))
     assert metrics.frechet_distance(features, features) == pytest.approx(0.0, abs=1e-10)
-    assert metrics.precision_recall(features, features) == (1.0, 1.0)
+    assert neighbors.precision_recall(features, features) == (1.0, 1.0)
 
 
 def test_frechet_distance_of_constant_features_is_that_of_the_means():
@@ -90,7 +91,7 @@ def test_frechet_distance_ignores_order_sides_and_rotation():
 
 def test_moments_merge_in_any_order():
     features = np.random.default_rng(3).standard_normal((103, 6)) + 1e3
-    parts = [metrics.Moments.of(part) for part in np.split(features, [1, 10, 60])]
+    parts = [Moments.of(part) for part in np.split(features, [1, 10, 60])]
     forward, backward = parts[0], parts[-1]
     for part in parts[1:]:
         forward = forward.merge(part)
@@ -124,14 +125,67 @@ def test_kernel_distance_is_unbiased():
     assert min(draws) < 0
 
 
-def test_precision_and_recall_tell_quality_from_variety():
+def test_subsets_of_the_kernel_distance_average_to_that_of_all():
+    """The mean over subsets estimates the same quantity, and its error says how well."""
     random = np.random.default_rng(5)
-    real = np.concatenate([random.standard_normal((100, 2)), random.standard_normal((100, 2)) + 50])
-    half = random.standard_normal((200, 2))
-    precision, recall = metrics.precision_recall(half, real)
-    assert precision > 0.9
-    assert 0.4 < recall <= 0.5
-    assert metrics.precision_recall(real, half) == (recall, precision)
+    x, y = random.standard_normal((400, 4)), random.standard_normal((300, 4)) + 0.2
+    mean, error = metrics.kernel_distance_of_subsets(x, y, num_subsets=200, subset_size=50)
+    assert 0 < error < 0.2 * mean
+    assert abs(mean - metrics.kernel_distance(x, y)) < 5 * error
+    assert metrics.kernel_distance_of_subsets(x, y, num_subsets=200, subset_size=50) == (
+        mean,
+        error,
+    )
+    # All of a set is one subset of it, in another order.
+    whole, none = metrics.kernel_distance_of_subsets(x[:300], y, num_subsets=3, subset_size=999)
+    assert whole == pytest.approx(metrics.kernel_distance(x[:300], y), rel=1e-12)
+    assert none == pytest.approx(0.0, abs=1e-15)
+
+
+def test_extrapolation_removes_the_bias_of_few_samples():
+    """Gaussians at a known distance, in closed form 9 + 4·(2 - 1)²."""
+    random = np.random.default_rng(6)
+    real = random.standard_normal((200_000, 4))
+    x = 2.0 * random.standard_normal((4000, 4)) + 1.5
+    many = Moments.of(real)
+    few = [metrics.frechet_distance(x[start : start + 50], many) for start in range(0, 4000, 50)]
+    at_infinity, error = metrics.frechet_distance_at_infinity(x, many, min_samples=50)
+    assert np.mean(few) > 13.2
+    assert abs(at_infinity - 13.0) < 0.3
+    assert 0 < error < 0.3
+
+
+def test_distance_within_classes_sees_a_class_without_variety():
+    random = np.random.default_rng(7)
+    labels = np.arange(200) % 2
+    real = random.standard_normal((200, 3)) + 9.0 * labels[:, None]
+    collapsed = np.where(labels[:, None] == 1, 9.0, real)
+    mean, each = metrics.intra_class_frechet_distance(collapsed, labels, real, labels)
+    assert set(each) == {0, 1}
+    assert each[0] == pytest.approx(0.0, abs=1e-9)
+    assert each[1] == pytest.approx(3.0, rel=0.3)
+    assert mean == pytest.approx((each[0] + each[1]) / 2)
+    with pytest.raises(InputError, match="class 1 has 0 generated and 100 real examples"):
+        metrics.intra_class_frechet_distance(real, 0 * labels, real, labels)
+    with pytest.raises(InputError, match=r"labels of real have the shape \(3,\), expected \(200"):
+        metrics.intra_class_frechet_distance(real, labels, real, labels[:3])
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 64), (65, 64), (300, 64)])
+def test_features_and_their_moments_give_one_distance(shape):
+    """Fewer examples than features take another way through the algebra."""
+    random = np.random.default_rng(8)
+    x, y = random.standard_normal(shape), 1.3 * random.standard_normal((90, 64)) + 0.1
+    distance = metrics.frechet_distance(x, y)
+    assert distance == pytest.approx(metrics.frechet_distance(Moments.of(x), y), rel=1e-8)
+    moments = [f(z) for z in (x, y) for f in (lambda z: z.mean(0), lambda z: np.cov(z.T))]
+    assert distance == pytest.approx(metrics.frechet_distance_from_moments(*moments), rel=1e-8)
+
+
+def test_single_precision_features_stay_so_in_memory_and_not_in_the_sums():
+    features = np.random.default_rng(9).standard_normal((5000, 3)).astype(np.float32) + 1000
+    expected = np.cov(features.astype(np.float64).T)
+    np.testing.assert_allclose(Moments.of(features).covariance, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +194,18 @@ def test_precision_and_recall_tell_quality_from_variety():
         (lambda x: metrics.frechet_distance(x, x[:, :2]), "features of one dimension"),
         (lambda x: metrics.frechet_distance(x, x[:1]), "at least two examples"),
         (lambda x: metrics.frechet_distance(x * np.nan, x), "4 of 4 rows of features are not"),
-        (lambda x: metrics.Moments.of(x[0]), r"shape \(N, D\)"),
-        (lambda x: metrics.Moments.of(x).merge(metrics.Moments.of(x[:, :1])), "do not mix"),
+        (lambda x: Moments.of(x[0]), r"shape \(N, D\)"),
+        (lambda x: Moments.of(x).merge(Moments.of(x[:, :1])), "do not mix"),
         (lambda x: metrics.inception_score(x), "4 examples do not make 10 splits"),
         (lambda x: metrics.kernel_distance(x, x[:1]), "at least two examples"),
         (lambda x: metrics.kernel_distance(x, x[:, :1]), "generated has 3 features and real 1"),
-        (lambda x: metrics.precision_recall(x, x, neighbours=4), "4 neighbours need more"),
+        (lambda x: neighbors.precision_recall(x, x, num_neighbors=4), "4 neighbours need more"),
+        (lambda x: neighbors.density_coverage(x, x, num_neighbors=4), "4 neighbours need more"),
+        (lambda x: neighbors.nearest_neighbors(x, x, 5), "num_neighbors must be from 1 to that"),
+        (lambda x: neighbors.duplicates(x[:1]), "duplicates are sought among images"),
+        (lambda x: metrics.frechet_distance_at_infinity(x, x, min_samples=4), "min_samples < 4"),
+        (lambda x: metrics.kernel_distance_of_subsets(x, x, num_subsets=1), "two of them"),
+        (lambda x: Moments.of_statistics(x[0], x, 9), r"shapes \(3,\) and \(4, 3\)"),
     ],
 )
 def test_wrong_input_is_one_sentence(call, sentence):

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,11 @@ import pytest
 from ganjax.evaluation import (
     METRICS,
     Figure,
+    compare,
     compiled_extractor,
     evaluate_images,
     frechet_distance,
+    look_at,
     prepare_reference,
 )
 from ganjax.types import InputError
@@ -25,7 +29,13 @@ def projection(images):
 
 
 EXTRACTOR = compiled_extractor(
-    "two numbers", "0" * 64, projection, image_shape=(4, 4, 1), batch_size=16
+    "two numbers",
+    "0" * 64,
+    projection,
+    image_shape=(4, 4, 1),
+    batch_size=16,
+    logits="logits",
+    metrics=("frechet_distance", "classifier_score"),
 )
 REAL = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
 
@@ -74,15 +84,106 @@ def test_seeds_differ_and_repeat():
     assert distance(0) == distance(0) != distance(1)
 
 
+WITHOUT_LABELS = [
+    name
+    for name, metric in METRICS.items()
+    if "labels" not in metric.needs and name != "stacked_modes"
+]
+
+
 def test_a_prepared_reference_gives_the_same_figures():
     prepared = prepare_reference(REAL, extractor=EXTRACTOR, name="validation")
-    options = {"extractor": EXTRACTOR, "num_samples": 40, "metrics": tuple(METRICS)}
+    options = {"extractor": EXTRACTOR, "num_samples": 40, "metrics": WITHOUT_LABELS}
     direct = evaluate_images(sample, REAL, reference="validation", **options)
     assert direct == evaluate_images(sample, prepared, **options)
-    assert {"kernel_distance", "precision", "recall"} <= set(direct)
-    other = EXTRACTOR._replace(hash="1" * 64)
+    assert {"kernel_distance", "precision", "recall", "density", "coverage"} <= set(direct)
+    other = dataclasses.replace(EXTRACTOR, hash="1" * 64)
     with pytest.raises(InputError, match="prepared with another extractor"):
         evaluate_images(sample, prepared, extractor=other)
+
+
+def test_neither_batches_nor_parts_change_a_figure():
+    """One set of samples, drawn and looked at in many ways."""
+    images = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 1), dtype=np.uint8)
+    parts = prepare_reference(
+        iter(np.split(REAL, [1, 30])), extractor=EXTRACTOR, fingerprint_of="x", name="held out"
+    )
+    values = []
+    for size in (7, 16, 60):
+        samples = look_at(
+            np.split(images, range(size, 60, size)), extractor=EXTRACTOR, metrics=WITHOUT_LABELS
+        )
+        figures = compare(samples, parts, extractor=EXTRACTOR, metrics=WITHOUT_LABELS)
+        values.append([figure.value for figure in figures.values()])
+    np.testing.assert_allclose(values[1:], values[:1] * 2, rtol=1e-12, atol=1e-12)
+    whole = prepare_reference(REAL, extractor=EXTRACTOR)
+    np.testing.assert_array_equal(parts.features, whole.features)
+    with pytest.raises(InputError, match="parts of images need fingerprint_of"):
+        prepare_reference(iter([REAL]), extractor=EXTRACTOR)
+
+
+def test_distances_within_classes_follow_the_labels_asked_for():
+    labels = np.arange(50) % 2
+    reference = prepare_reference(REAL, extractor=EXTRACTOR, labels=labels)
+
+    def labelled(key, n):
+        return sample(key, n), np.arange(n) % 2
+
+    options = {"extractor": EXTRACTOR, "num_samples": 40}
+    options["metrics"] = ("intra_class_frechet_distance",)
+    figure = evaluate_images(labelled, reference, **options)["intra_class_frechet_distance"]
+    images = sample(jax.random.fold_in(jax.random.key(0), 0), 250)[:40]
+    features = EXTRACTOR(images)["features"]
+    real = EXTRACTOR(REAL)["features"]
+    each = [frechet_distance(features[c::2], real[c::2]) for c in range(2)]
+    assert figure.value == pytest.approx(np.mean(each), rel=1e-9)
+    assert figure.settings == {"num_classes": 2}
+    with pytest.raises(InputError, match="need samples with labels"):
+        evaluate_images(sample, reference, **options)
+    with pytest.raises(InputError, match="needs the labels of the reference, and 'held out' has"):
+        evaluate_images(labelled, REAL, **options)
+
+
+def test_memory_is_for_what_the_metrics_need():
+    parts = [REAL[:20], REAL[20:]]
+    lean = look_at(parts, extractor=EXTRACTOR, metrics=("frechet_distance",))
+    assert lean.features is None
+    assert lean.logits is None
+    assert lean.count == 50
+    full = look_at(parts, extractor=EXTRACTOR, metrics=("precision_recall", "classifier_score"))
+    assert full.features.shape == full.logits.shape == (50, 2)
+
+
+def test_an_extractor_without_classes_has_no_classifier_score():
+    plain = compiled_extractor("mean", "", lambda x: x.mean((1, 2)) / 255.0, image_shape=(4, 4, 1))
+    assert list(evaluate_images(sample, REAL, extractor=plain)) == ["frechet_distance"]
+    with pytest.raises(InputError, match="mean knows no classes: leave classifier_score out"):
+        evaluate_images(sample, REAL, extractor=plain, metrics=("classifier_score",))
+    with pytest.raises(InputError, match="does not see stacked garments"):
+        evaluate_images(sample, REAL, extractor=EXTRACTOR, metrics=("stacked_modes",))
+
+
+@pytest.mark.slow
+def test_devices_share_the_batches_and_change_nothing():
+    program = """if True:
+        import jax, numpy as np
+        jax.config.update("jax_num_cpu_devices", int(__import__("sys").argv[1]))
+        from ganjax.evaluation import fashion_mnist_classifier
+        images = np.random.default_rng(0).integers(0, 256, (300, 28, 28, 1), dtype=np.uint8)
+        extractor = fashion_mnist_classifier()
+        outputs = extractor(images)
+        print(len(jax.devices()), float(np.abs(outputs["features"]).sum(dtype=np.float64)))
+    """
+    found = []
+    for count in ("1", "5"):
+        process = subprocess.run(
+            [sys.executable, "-c", program, count], capture_output=True, text=True, timeout=300
+        )
+        assert process.returncode == 0, process.stderr[-2000:]
+        devices, total = process.stdout.split()
+        assert devices == count
+        found.append(float(total))
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""References of large sets, kept on disk: looking at 50,000 images takes an hour of a CPU."""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ganjax.evaluation.extractor import Extractor, weights_sha256
+from ganjax.evaluation.moments import Moments
+from ganjax.evaluation.protocol import Reference, prepare_reference
+from ganjax.evaluation.weights import cache_directory, write_archive
+from ganjax.types import InputError
+
+_MIN_SECONDS = 5.0
+
+
+def cached_reference(
+    images: Callable[[], Iterable[np.ndarray]],
+    *,
+    extractor: Extractor,
+    fingerprint: str,
+    name: str,
+    labels: np.ndarray | None = None,
+    needs_features: bool = True,
+    min_seconds: float = _MIN_SECONDS,
+) -> Reference:
+    """Return a reference from the disk, or prepare it and keep it there.
+
+    It is found by the hash of the extractor, its output and the fingerprint of the images, so that
+    nothing stale is ever used. A copy that is damaged is made again.
+
+    Args:
+      images: called for the images, in parts, where there is no copy.
+      extractor: the network that judges.
+      fingerprint: of the images.
+      name: what figures call them.
+      labels: (N,) integers, for distances within classes.
+      needs_features: whether the moments alone do not suffice.
+      min_seconds: what is prepared more quickly is not kept.
+    """
+    key = f"{extractor.hash} {extractor.features} {extractor.resize} {fingerprint}"
+    path = cache_directory("references") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    found = _read(path)
+    if found is not None and ("features" in found or not needs_features):
+        moments = Moments(int(found["count"]), found["mean"], found["scatter"])
+        features = found.get("features") if needs_features else None
+        return Reference(
+            name, fingerprint, extractor.hash, moments, moments.count, features, labels
+        )
+    started = time.perf_counter()
+    reference = prepare_reference(
+        images(),
+        extractor=extractor,
+        name=name,
+        labels=labels,
+        fingerprint_of=fingerprint,
+        keep_features=needs_features,
+    )
+    if time.perf_counter() - started >= min_seconds:
+        tensors = dict(zip(Moments._fields, map(np.asarray, reference.moments), strict=True))
+        if reference.features is not None:
+            tensors["features"] = reference.features
+        about = {"extractor": extractor.name, "reference": name, "fingerprint": fingerprint}
+        with contextlib.suppress(InputError):  # a disk that is full costs time, nothing else
+            write_archive(path, tensors, about)
+    return reference
+
+
+def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
+    """Return the reference that an .npz with `mu` and `sigma` holds, None where it is no such file.
+
+    pytorch-fid and others publish statistics of data sets so. What made them the file does not say:
+    only the number of features is checked.
+
+    Raises:
+      InputError: the statistics are broken or of another number of features.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not {"mu", "sigma"} <= set(archive.files):
+                return None
+            mean, covariance = archive["mu"], archive["sigma"]
+    except Exception as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    moments = Moments.of_statistics(mean, covariance, 2)  # their number does not matter any more
+    fingerprint = weights_sha256({"mu": mean, "sigma": covariance})[:32]
+    return Reference(str(path), fingerprint, extractor.hash, moments)
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a sound copy, else None."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            tensors = {key: archive[key] for key in archive.files}
+        metadata = json.loads(tensors.pop("__metadata__").tobytes())
+        return tensors if metadata["sha256"] == weights_sha256(tensors) else None
+    except Exception:  # missing, cut short, or of another kind
+        return None

@@ -1,0 +1,292 @@
+"""Samples and scores of the states of a run: `Judge`."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ganjax import data, evaluation
+from ganjax.build import Experiment, images_per_call, with_standing_statistics
+from ganjax.config import Config
+from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
+from ganjax.types import TrainState
+
+# Pictures show the same latents all through a run.
+_SAMPLE_SEED = 0
+_MIXTURES = {"ring": (RING_CENTERS, RING_STD), "grid": (GRID_CENTERS, GRID_STD)}
+# Images decoded at a time where they are not in memory.
+_PART = 250
+
+
+class Look(NamedTuple):
+    """What an evaluation has seen of a state: all that needs the device.
+
+    Attributes:
+      samples: what the extractor sees; None where figures are ready.
+      figures: ready figures, of points in the plane.
+      about: what figures record of the samples.
+    """
+
+    samples: evaluation.Samples | None
+    figures: dict[str, evaluation.Figure]
+    about: dict[str, Any]
+
+
+class Judge:
+    """Samples and scores of the states of one experiment, compiled once."""
+
+    def __init__(self, experiment: Experiment, *, truncation: float | None = None):
+        self._experiment = experiment
+        self._model = model = experiment.model
+        self._settings = experiment.config.evaluation
+        self._truncation = truncation
+        ema = self._settings.ema
+        algorithm = model.algorithm
+        self._num_shown = _num_shown(model.num_classes) if len(model.shape) == 3 else 2500
+
+        def sample(state, key, num, labels=None):
+            return algorithm.sample(state, key, num, labels, truncation=truncation, ema=ema)
+
+        self._sample = jax.jit(sample, static_argnums=2)
+        self._held_out_sums = jax.jit(algorithm.evaluate)
+        self._extractor: evaluation.Extractor | None = None
+        self._reference: evaluation.Reference | None = None
+        self._metrics: tuple[str, ...] = ()
+        self._label_pool: np.ndarray | None = None
+
+    def samples(self, state: TrainState) -> np.ndarray:
+        """Return samples of the fixed latents."""
+        return np.asarray(self._sample(state, jax.random.key(_SAMPLE_SEED), self._num_shown))
+
+    def diversity(self, samples: np.ndarray) -> tuple[dict[str, float], str | None]:
+        """Return how samples differ among themselves, and a warning where that is far too little.
+
+        Returns:
+          `samples/diversity`, as a share of that of real images, and `samples/duplicates`, the
+          share of samples with a near copy; and a sentence or None.
+        """
+        real = self._experiment.train
+        images = real.batch(np.arange(min(len(samples), real.num_examples)))["image"]
+        values = {}
+        if np.isfinite(samples).all():
+            expected = evaluation.diversity(images)
+            values["samples/duplicates"] = evaluation.duplicates(samples)
+            if expected:
+                values["samples/diversity"] = evaluation.diversity(samples) / expected
+        warning = evaluation.is_collapsed(samples, images)
+        if warning is None and values.get("samples/duplicates", 0.0) > 0.2:
+            # Real data may hold copies, too.
+            copies, usual = values["samples/duplicates"], evaluation.duplicates(images)
+            if copies > 0.2 + usual:
+                warning = (
+                    f"the generator repeats itself: {copies:.0%} of the samples have a near copy "
+                    f"among {len(samples)}, of real images {usual:.0%}."
+                )
+        return values, warning
+
+    def figures(
+        self, state: TrainState, *, num_samples: int | None = None, seed: int = 0
+    ) -> dict[str, evaluation.Figure]:
+        """Return the scores of a state against the reference."""
+        return self.score(self.look(state, num_samples=num_samples, seed=seed))
+
+    def look(self, state: TrainState, *, num_samples: int | None = None, seed: int = 0) -> Look:
+        """Draw samples and look at them: the part of `figures` that the device computes."""
+        num_samples = num_samples or self._settings.num_samples
+        about = {"seed": seed, "truncation": self._truncation}
+        about["ema"] = self._settings.ema if state.ema else None
+        standing_batches = self._settings.standing_batches or None
+        if standing_batches:
+            state = with_standing_statistics(self._model, state, standing_batches)
+        if len(self._model.shape) != 3:
+            return Look(None, self._point_figures(state, {**about, "num_samples": num_samples}), {})
+        if not self._prepare():
+            return Look(None, {}, {})
+        size = images_per_call(self._model.shape, 250)
+        about |= {"batch_size": size, "standing_batches": standing_batches}
+
+        def sample(key, num):
+            labels = self._labels(key, num)
+            images = self._sample(state, key, num, labels)
+            return images if labels is None else (images, labels)
+
+        samples = evaluation.draw_samples(
+            sample,
+            extractor=self._extractor,
+            num_samples=num_samples,
+            seed=seed,
+            batch_size=size,
+            metrics=self._metrics,
+        )
+        return Look(samples, {}, about)
+
+    def score(self, look: Look) -> dict[str, evaluation.Figure]:
+        """Return the figures of what `look` saw: the part that the host computes."""
+        if look.samples is None:
+            return look.figures
+        return evaluation.compare(
+            look.samples,
+            self._reference,
+            extractor=self._extractor,
+            metrics=self._metrics,
+            **look.about,
+        )
+
+    def _prepare(self) -> bool:
+        """Find the extractor and look at the reference, once; False where there is none."""
+        if self._reference is not None:
+            return True
+        settings, model = self._settings, self._model
+        dataset = {"held out": self._experiment.held_out, "train": self._experiment.train}
+        if settings.reference in dataset:
+            dataset = dataset[settings.reference]
+            if dataset is None or dataset.num_examples < 2:
+                return False
+        else:
+            dataset = settings.reference
+        self._extractor = extractor_of(None, self._experiment.config, model.shape)
+        self._metrics = settings.metrics or self._extractor.metrics
+        evaluation.check_metrics(self._metrics, self._extractor)
+        if isinstance(dataset, str):
+            self._reference = reference_of(
+                dataset,
+                settings.reference_split,
+                self._extractor,
+                self._metrics,
+                self._experiment.config,
+            )
+        else:
+            needs = needs_of(self._metrics)
+            self._reference = prepared(dataset, self._extractor, needs, settings.reference)
+        evaluation.check_metrics(self._metrics, self._extractor, self._reference)
+        return True
+
+    def _labels(self, key, num):
+        """Draw labels as often as the data has them that samples are compared with."""
+        if not self._model.num_classes:
+            return None
+        if self._label_pool is None:
+            known = self._experiment.held_out
+            if known is None or self._settings.reference == "train":
+                known = self._experiment.train
+            self._label_pool = (
+                np.arange(self._model.num_classes) if known is None else labels_of(known)
+            )
+        return jax.random.choice(jax.random.fold_in(key, 1), self._label_pool, (num,))
+
+    def _point_figures(self, state, about):
+        source = self._experiment.config.data.source
+        if source not in _MIXTURES:
+            return {}
+        centers, std = _MIXTURES[source]
+        return evaluation.evaluate_points(
+            lambda key, num: self._sample(state, key, num), centers, std, **about
+        )
+
+    def held_out(self, state: TrainState) -> dict[str, float]:
+        """Return the means over the held-out data of what the algorithm can say of it."""
+        held_out = self._experiment.held_out
+        if held_out is None:
+            return {}
+        size = min(self._experiment.config.train.batch_size, held_out.num_examples)
+        sums: dict[str, float] = {}
+        for start in range(0, held_out.num_examples - size + 1, size):
+            batch = held_out.batch(np.arange(start, start + size))
+            part = self._held_out_sums(state, batch, jax.random.key(start))
+            for name, value in part.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        count = sums.pop("count")
+        return {f"held_out/{name}": value / count for name, value in sums.items()}
+
+
+def reference_of(
+    source: str,
+    split: str,
+    extractor: evaluation.Extractor,
+    metrics: tuple[str, ...],
+    settings: Config,
+) -> evaluation.Reference:
+    """Return the reference that a source of images, or an .npz of statistics, holds.
+
+    Images are brought to the size and channels of `settings.data`.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".npz" and path.is_file():
+        found = evaluation.read_statistics(path, extractor)
+        if found is not None:
+            return found
+    name = source if split == "train" else f"{source} ({split})"
+    return prepared(load_images(source, split, settings), extractor, needs_of(metrics), name)
+
+
+def load_images(source: str, split: str, settings: Config) -> Dataset:
+    rule = settings.data
+    images, _ = data.load(
+        source,
+        split=split,
+        held_out=0,
+        image_size=rule.image_size,
+        channels=rule.channels,
+        resize=rule.resize,
+        labels=settings.model.conditional,
+        data_dir=rule.data_dir,
+    )
+    return images
+
+
+def extractor_of(
+    name: str | None, settings: Config, shape: tuple[int, ...]
+) -> evaluation.Extractor:
+    name = name or settings.evaluation.extractor
+    if name == "auto" and settings.data.source == "stacked_fashion_mnist":
+        name = "stacked-fashion-mnist"
+    return evaluation.choose_extractor(name, shape)
+
+
+def needs_of(metrics: tuple[str, ...]) -> set[str]:
+    return {need for metric in metrics for need in evaluation.METRICS[metric].needs}
+
+
+def prepared(
+    dataset: Dataset, extractor: evaluation.Extractor, needs: set[str], name: str
+) -> evaluation.Reference:
+    labels = labels_of(dataset) if "labels" in needs and dataset.num_classes else None
+    return evaluation.cached_reference(
+        lambda: parts_of(dataset),
+        extractor=extractor,
+        fingerprint=dataset.fingerprint,
+        name=name,
+        labels=labels,
+        needs_features="features" in needs,
+    )
+
+
+def parts_of(dataset: Dataset) -> Iterator[np.ndarray]:
+    for start in range(0, dataset.num_examples, _PART):
+        stop = min(start + _PART, dataset.num_examples)
+        yield dataset.batch(np.arange(start, stop))["image"]
+
+
+def labels_of(dataset: Dataset) -> np.ndarray:
+    if dataset.arrays is not None:
+        return dataset.arrays["label"]
+    parts = range(0, dataset.num_examples, _PART)
+    ends = [min(start + _PART, dataset.num_examples) for start in parts]
+    return np.concatenate(
+        [
+            dataset.batch(np.arange(start, stop))["label"]
+            for start, stop in zip(parts, ends, strict=True)
+        ]
+    )
+
+
+def _num_shown(num_classes: int) -> int:
+    return 64 if not num_classes else num_classes * max(1, min(8, 100 // num_classes))
+
+
+def as_json(figures: Mapping[str, evaluation.Figure]) -> dict[str, Any]:
+    """Return figures as what `json.dumps` takes."""
+    return {name: dataclasses.asdict(figure) for name, figure in figures.items()}
