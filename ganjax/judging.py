@@ -58,8 +58,20 @@ class Judge:
         self._label_pool: np.ndarray | None = None
 
     def samples(self, state: TrainState) -> np.ndarray:
-        """Return samples of the fixed latents."""
-        return np.asarray(self._sample(state, jax.random.key(_SAMPLE_SEED), self._num_shown))
+        """Return samples of the fixed latents, large images some at a time."""
+        key, most = jax.random.key(_SAMPLE_SEED), images_per_call(self._model.shape, 250)
+        if self._num_shown <= most:
+            return np.asarray(self._sample(state, key, self._num_shown))
+        parts, left = [], self._num_shown
+        labels = np.arange(left) % self._model.num_classes if self._model.num_classes else None
+        while left > 0:
+            start = self._num_shown - left
+            # Labels in turn, as a single call gives them.
+            chosen = None if labels is None else np.resize(labels[start : start + most], most)
+            part = self._sample(state, jax.random.fold_in(key, start), most, chosen)
+            parts.append(np.asarray(part)[:left])
+            left -= most
+        return np.concatenate(parts)
 
     def diversity(self, samples: np.ndarray) -> tuple[dict[str, float], str | None]:
         """Return how samples differ among themselves, and a warning where that is far too little.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import assert_same_bits, contents, image_config, ring_config
 
-from ganjax import build, config, loop, measure, pictures, train
+from ganjax import build, config, judging, loop, measure, pictures, train
 from ganjax.config import VAE, OptimizerSettings
 from ganjax.data.sources import DATASETS
 from ganjax.networks.conv_vae import ConvVAE
@@ -327,3 +327,23 @@ def test_evaluate_keeps_its_scores(short_run):
     entries = json.loads((short_run.run.path / "evaluation.json").read_text())
     assert [entry["step"] for entry in entries] == [4, 4]
     assert entries[1]["figures"]["good_share"]["truncation"] == 0.5
+
+
+def test_large_pictures_are_made_some_at_a_time(monkeypatch):
+    settings = image_config()
+    experiment = build.build(settings)
+    judge = judging.Judge(experiment)
+    state = jax.jit(experiment.model.algorithm.init)(jax.random.key(0))
+    asked = []
+    sample = judge._sample
+
+    def counted(state, key, num, labels=None):
+        asked.append(num)
+        return sample(state, key, num, labels)
+
+    monkeypatch.setattr(judge, "_sample", counted)
+    at_once = judge.samples(state)
+    monkeypatch.setattr(judging, "images_per_call", lambda shape, most: 30)
+    in_parts = judge.samples(state)
+    assert asked == [80, 30, 30, 30]
+    assert in_parts.shape == at_once.shape == (80, 12, 12, 1)

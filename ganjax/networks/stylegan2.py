@@ -32,6 +32,7 @@ from ganjax.networks.stylegan2_layers import (
 )
 from ganjax.types import Array, DiscriminatorOutput, InputError
 
+_LOW_PRECISION_CLAMP = 256.0  # of the official code
 ARCHITECTURES = ("skip", "resnet", "orig")
 _HALF_POWER = math.sqrt(0.5)  # of each of two branches that are added
 
@@ -343,8 +344,9 @@ class StyleGAN2:
     """Decay of the running mean of the styles, for truncation."""
     low_precision_resolutions: int = 4
     """How many blocks, from the largest down, compute in the run's precision."""
-    conv_clamp: float | None = 256.0
-    """Largest magnitude of an activation, where the run's precision is not float32; or none."""
+    conv_clamp: float | None = None
+    """Largest magnitude of an activation; by default 256 where the run's precision is not float32,
+    and none where it is."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return `generator`, `discriminator` and `latents` for images of `shape` (H, W, C).
@@ -363,10 +365,13 @@ class StyleGAN2:
         if not 0 <= self.mixing_probability <= 1:
             raise InputError(f"mixing_probability lies in [0, 1], got {self.mixing_probability}")
         block_sizes(shape[:2])
+        clamp = self.conv_clamp
+        if clamp is None and dtype != jnp.float32:
+            clamp = _LOW_PRECISION_CLAMP
         common = {
             "channel_base": self.channel_base,
             "channel_max": self.channel_max,
-            "conv_clamp": None if dtype == jnp.float32 else self.conv_clamp,
+            "conv_clamp": clamp,
             "num_classes": num_classes,
             "low_precision_resolutions": self.low_precision_resolutions,
             "dtype": dtype,
