@@ -11,11 +11,11 @@ device: the share of a training with scores in which its device has nothing to d
 
 import copy
 import dataclasses
-import resource
 import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import common
 import numpy as np
@@ -141,13 +141,13 @@ def _frechet_child(task: str) -> None:
     if who == "ganjax":
         from ganjax.evaluation import frechet_distance
 
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tracemalloc.start()
         start = time.perf_counter()
         value = frechet_distance(generated, real)
     else:
         import scipy.linalg
 
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tracemalloc.start()
         start = time.perf_counter()
         means = [x.mean(axis=0) for x in (generated, real)]
         covariances = [np.cov(x, rowvar=False) for x in (generated, real)]
@@ -155,8 +155,7 @@ def _frechet_child(task: str) -> None:
         shift = means[0] - means[1]
         value = shift @ shift + np.trace(covariances[0] + covariances[1] - 2 * root.real)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(seconds, (peak - before) / 1024, float(value))
+    print(seconds, tracemalloc.get_traced_memory()[1] / 2**20, float(value))
 
 
 def device(results: common.Results, quick: bool) -> None:

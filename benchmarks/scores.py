@@ -101,6 +101,7 @@ def print_table(path: Path) -> None:
         "density": "density",
         "coverage": "coverage",
         "modes_covered": "modes",
+        "mode_divergence": "KL of modes",
         "good_share": "good samples",
     }
     shown = [key for key in columns if any(f"score/{key}" in row for row in _all(groups))]

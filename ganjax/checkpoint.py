@@ -102,6 +102,7 @@ class Checkpointer:
         self._pending: int | None = None  # the step that is being written
         self._records: dict[str, dict] = {}  # by directory name; a committed one never changes
         self._damaged: set[str] = set()  # directory names
+        self._held: set[int] = set()  # steps whose metrics are still to come
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -160,6 +161,13 @@ class Checkpointer:
             raise self._failure(step, error) from error
         self._pending = step
 
+    def hold(self, step: int) -> None:
+        """Keep the checkpoint of a step, where there is or will be one, until `add_metrics`.
+
+        What is known of it later may make it the best.
+        """
+        self._held.add(step)
+
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note what became known of a checkpoint after it was saved; nothing where there is none.
 
@@ -170,7 +178,9 @@ class Checkpointer:
         Raises:
           InputError: it could not be written.
         """
-        self.wait()
+        if self._pending == step:
+            self.wait()
+        self._held.discard(step)
         named = [checkpoint for checkpoint in self._checkpoints() if checkpoint.step == step]
         if not named or named[-1].record is None:
             return
@@ -178,14 +188,17 @@ class Checkpointer:
         known = {**record["metrics"], **{name: float(value) for name, value in metrics.items()}}
         try:
             if jax.process_index() == 0:
-                text = json.dumps(sealed(known))
-                (named[-1].path / _LATER_METRICS).write_text(text)
+                path = named[-1].path / _LATER_METRICS
+                temporary = path.with_name(f"{_LATER_METRICS}.new")
+                temporary.write_text(json.dumps(sealed(known)))
+                temporary.replace(path)
         except OSError as error:
             raise InputError(
                 f"{named[-1].path}: metrics could not be written ({_cause(error)})"
             ) from error
         record["metrics"] = known
-        self._remove_superseded()
+        if self._pending is None:  # else after the running save
+            self._remove_superseded()
 
     def wait(self) -> None:
         """Wait until the running save is committed, then remove what need not be kept.
@@ -366,6 +379,7 @@ class Checkpointer:
         kept = sound[-self.keep_last :] + self._best(sound)[: self.keep_best]
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]
+        kept += [checkpoint for checkpoint in sound if checkpoint.step in self._held]
         kept_names = {checkpoint.path.name for checkpoint in kept}
         for checkpoint in self._checkpoints():
             # What is damaged is neither counted nor removed: it may be all that is left of a step.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ganjax.evaluation import METRICS
+from ganjax.evaluation import FIGURES, METRICS
 from ganjax.networks.biggan import BigGAN
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.dcgan import DCGAN
@@ -242,7 +242,8 @@ class Evaluation:
     num_samples: int = 1000
     """Samples generated for a score."""
     every_steps: int | None = None
-    """Steps between two evaluations while training; None for one at the end."""
+    """Steps between two evaluations while training; None for one at the end. Only what is saved can
+    be the best checkpoint: choose a multiple of train.checkpoint_every_steps."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
     standing_batches: int = 0
@@ -254,16 +255,16 @@ class Evaluation:
     and the second where the extractor knows classes."""
     extractor: str = "auto"
     """The network that judges: auto (the shipped classifier for this size, else pixels),
-    fashion-mnist, cifar10, pixels, inception-v3 (see `ganjax weights`), the .pth of such a network,
-    or FILE.py:FUNCTION."""
+    fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the
+    .pth of such a network, or FILE.py:FUNCTION."""
     reference: str = "held out"
     """What samples are compared with: held out, train, or any source that data.source takes, or an
     .npz of statistics (mu, sigma)."""
     reference_split: str = "train"
     """The part of such a source, where it has parts."""
     best_metric: str | None = None
-    """The figure by which checkpoints are compared; by default frechet_distance, of points the
-    share of good samples."""
+    """The figure by which checkpoints are compared; by default the first of the metrics, of points
+    the share of good samples."""
 
 
 @dataclass(frozen=True)
@@ -424,6 +425,13 @@ def check(config: Config) -> None:
             raise InputError(f"{name} has to be {bound} or more, got {value}")
     for metric in config.evaluation.metrics:
         require_choice("evaluation.metrics", metric, METRICS)
+    best, metrics = config.evaluation.best_metric, config.evaluation.metrics
+    if best is not None:
+        require_choice("evaluation.best_metric", best, FIGURES)
+        if metrics and not any(best in METRICS[metric].names for metric in metrics):
+            raise InputError(
+                f"evaluation.best_metric is {best}, which none of evaluation.metrics gives"
+            )
     if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
     if isinstance(config.model, GAN):

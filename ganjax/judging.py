@@ -1,7 +1,8 @@
 """Samples and scores of the states of a run: `Judge`."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ganjax import data, evaluation
 from ganjax.build import Experiment, images_per_call, with_standing_statistics
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
-from ganjax.types import TrainState
+from ganjax.types import InputError, TrainState
 
 # Pictures show the same latents all through a run.
 _SAMPLE_SEED = 0
@@ -53,6 +54,7 @@ class Judge:
         self._sample = jax.jit(sample, static_argnums=2)
         self._held_out_sums = jax.jit(algorithm.evaluate)
         self._extractor: evaluation.Extractor | None = None
+        self._source: Dataset | evaluation.Reference | None = None
         self._reference: evaluation.Reference | None = None
         self._metrics: tuple[str, ...] = ()
         self._label_pool: np.ndarray | None = None
@@ -80,8 +82,7 @@ class Judge:
           `samples/diversity`, as a share of that of real images, and `samples/duplicates`, the
           share of samples with a near copy; and a sentence or None.
         """
-        real = self._experiment.train
-        images = real.batch(np.arange(min(len(samples), real.num_examples)))["image"]
+        images = spread_over(self._experiment.train, len(samples))
         values = {}
         if np.isfinite(samples).all():
             expected = evaluation.diversity(images)
@@ -119,6 +120,7 @@ class Judge:
             return Look(None, {}, {})
         size = images_per_call(self._model.shape, 250)
         about |= {"batch_size": size, "standing_batches": standing_batches}
+        about["images"] = shape_of_images(self._model.shape, self._experiment.config)
 
         def sample(key, num):
             labels = self._labels(key, num)
@@ -147,37 +149,54 @@ class Judge:
             **look.about,
         )
 
-    def _prepare(self) -> bool:
-        """Find the extractor and look at the reference, once; False where there is none."""
-        if self._reference is not None:
-            return True
-        settings, model = self._settings, self._model
-        dataset = {"held out": self._experiment.held_out, "train": self._experiment.train}
-        if settings.reference in dataset:
-            dataset = dataset[settings.reference]
-            if dataset is None or dataset.num_examples < 2:
-                return False
-        else:
-            dataset = settings.reference
-        self._extractor = extractor_of(None, self._experiment.config, model.shape)
-        self._metrics = settings.metrics or self._extractor.metrics
-        evaluation.check_metrics(self._metrics, self._extractor)
-        if isinstance(dataset, str):
-            self._reference = reference_of(
-                dataset,
-                settings.reference_split,
-                self._extractor,
-                self._metrics,
-                self._experiment.config,
+    def check(self) -> None:
+        """Refuse settings that no score can be had with, before anything is trained.
+
+        Raises:
+          InputError: extractor, metrics or reference are not there or do not fit the model.
+        """
+        if len(self._model.shape) != 3 or self._extractor is not None:
+            return
+        settings, experiment = self._settings, self._experiment
+        extractor = extractor_of(None, experiment.config, self._model.shape)
+        metrics = settings.metrics or extractor.metrics
+        evaluation.check_metrics(metrics, extractor)
+        if "labels" in needs_of(metrics) and not self._model.num_classes:
+            raise InputError("distances within classes are of conditional models, and this is none")
+        if settings.reference not in ("held out", "train"):
+            source = settings.reference
+            self._source = open_reference(
+                source, settings.reference_split, extractor, experiment.config, self._model.shape
             )
+            if isinstance(self._source, evaluation.Reference):
+                evaluation.check_reference(self._source, extractor, self._model.shape)
+                evaluation.check_metrics(metrics, extractor, self._source)
         else:
+            held_out = settings.reference == "held out"
+            self._source = experiment.held_out if held_out else experiment.train
+        self._extractor, self._metrics = extractor, metrics
+
+    def _prepare(self) -> bool:
+        """Look at the reference, once; False where there is none."""
+        self.check()
+        if self._reference is None and isinstance(self._source, evaluation.Reference):
+            self._reference = self._source
+        if self._reference is None:
+            if self._source is None or self._source.num_examples < 2:
+                return False
+            settings, name = self._settings, self._settings.reference
+            if name not in ("held out", "train") and settings.reference_split != "train":
+                name = f"{name} ({settings.reference_split})"
             needs = needs_of(self._metrics)
-            self._reference = prepared(dataset, self._extractor, needs, settings.reference)
-        evaluation.check_metrics(self._metrics, self._extractor, self._reference)
+            self._reference = prepared(self._source, self._extractor, needs, name)
+            evaluation.check_metrics(self._metrics, self._extractor, self._reference)
         return True
 
     def _labels(self, key, num):
-        """Draw labels as often as the data has them that samples are compared with."""
+        """Draw labels as often as the run's data has them, without it all alike.
+
+        It is the training part where that is the reference, else the held-out part.
+        """
         if not self._model.num_classes:
             return None
         if self._label_pool is None:
@@ -214,27 +233,30 @@ class Judge:
         return {f"held_out/{name}": value / count for name, value in sums.items()}
 
 
-def reference_of(
+def open_reference(
     source: str,
     split: str,
     extractor: evaluation.Extractor,
-    metrics: tuple[str, ...],
     settings: Config,
-) -> evaluation.Reference:
-    """Return the reference that a source of images, or an .npz of statistics, holds.
+    shape: Sequence[int | None],
+) -> Dataset | evaluation.Reference:
+    """Return the images of a source, or the statistics where it is an .npz of them.
 
-    Images are brought to the size and channels of `settings.data`.
+    Images are brought to a shape (H, W, C), None where it does not matter, by the rule
+    `settings.data.resize`.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() == ".npz" and path.is_file():
         found = evaluation.read_statistics(path, extractor)
         if found is not None:
             return found
-    name = source if split == "train" else f"{source} ({split})"
-    return prepared(load_images(source, split, settings), extractor, needs_of(metrics), name)
+    size = None if shape[0] is None else tuple(shape[:2])
+    rule = dataclasses.replace(settings.data, image_size=size, channels=shape[2])
+    return load_images(source, split, dataclasses.replace(settings, data=rule))
 
 
 def load_images(source: str, split: str, settings: Config) -> Dataset:
+    """Return all images of a source, brought to the size and channels of `settings.data`."""
     rule = settings.data
     images, _ = data.load(
         source,
@@ -247,6 +269,18 @@ def load_images(source: str, split: str, settings: Config) -> Dataset:
         data_dir=rule.data_dir,
     )
     return images
+
+
+def shape_of_images(shape: tuple[int, ...], settings: Config) -> str:
+    """Return what figures say of the images: their shape and, where they were resized, how."""
+    text = "x".join(map(str, shape))
+    return text if settings.data.image_size is None else f"{text} ({settings.data.resize})"
+
+
+def spread_over(dataset: Dataset, count: int) -> np.ndarray:
+    """Return `count` images from all over a data set, which may be in the order of its classes."""
+    count = min(count, dataset.num_examples)
+    return dataset.batch(np.linspace(0, dataset.num_examples - 1, count).astype(int))["image"]
 
 
 def extractor_of(
@@ -270,10 +304,21 @@ def prepared(
         lambda: parts_of(dataset),
         extractor=extractor,
         fingerprint=dataset.fingerprint,
+        stamp=_stamp(dataset),
         name=name,
         labels=labels,
         needs_features="features" in needs,
-    )
+    )._replace(data=f"{dataset.name} ({dataset.split})")
+
+
+def _stamp(dataset: Dataset) -> str:
+    """Return what changes with files that are read on demand: their fingerprint has no content."""
+    path = Path(dataset.name)
+    if dataset.arrays is not None or not path.exists():
+        return ""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    facts = [f"{file} {file.stat().st_mtime_ns}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join([str(path.resolve()), *facts]).encode()).hexdigest()
 
 
 def parts_of(dataset: Dataset) -> Iterator[np.ndarray]:

@@ -15,9 +15,11 @@ from ganjax.judging import (
     extractor_of,
     labels_of,
     load_images,
+    needs_of,
+    open_reference,
     parts_of,
     prepared,
-    reference_of,
+    shape_of_images,
 )
 from ganjax.run import RunDirectory
 from ganjax.trained import load
@@ -66,6 +68,10 @@ def evaluate(
         "reference_split": reference_split,
     }
     asked = {name: value for name, value in asked.items() if value is not None}
+    unused = [name for name in asked if name != "standing_batches"]
+    if len(trained.model.shape) != 3 and unused:
+        flag = unused[0].replace("_", "-")
+        raise InputError(f"--{flag} is for images, and {directory} makes points: leave it out")
     protocol = dataclasses.replace(trained.config.evaluation, ema=ema, **asked)
     settings = dataclasses.replace(trained.config, evaluation=protocol)
     if protocol.reference in ("held out", "train"):
@@ -108,14 +114,30 @@ def compare(
     images = load_images(source, "train", settings)
     if len(images.features["image"][0]) != 3:
         raise InputError(f"{source} holds points: only images are compared so.")
-    chosen = evaluation.choose_extractor(extractor, images.features["image"][0])
+    shape = images.features["image"][0]
+    chosen = evaluation.choose_extractor(extractor, shape)
     metrics = metrics or chosen.metrics
     evaluation.check_metrics(metrics, chosen)
-    real = reference_of(reference, reference_split, chosen, metrics, settings)
+    # Without a size that was asked for, both are taken as they are.
+    like = shape if image_size is not None else (None, None, channels)
+    found = open_reference(reference, reference_split, chosen, settings, like)
+    if isinstance(found, evaluation.Reference):
+        real = found
+        evaluation.check_reference(real, chosen, shape)
+    else:
+        name = reference if reference_split == "train" else f"{reference} ({reference_split})"
+        real = prepared(found, chosen, needs_of(metrics), name)
     evaluation.check_metrics(metrics, chosen, real)
     labels = labels_of(images) if images.num_classes else None
     samples = evaluation.look_at(parts_of(images), extractor=chosen, metrics=metrics, labels=labels)
-    return evaluation.compare(samples, real, extractor=chosen, metrics=metrics)
+    return evaluation.compare(
+        samples,
+        real,
+        extractor=chosen,
+        metrics=metrics,
+        images=shape_of_images(shape, settings),
+        source_fingerprint=images.fingerprint,
+    )
 
 
 class Neighbors(NamedTuple):
@@ -178,7 +200,8 @@ def neighbors(
     real = prepared(dataset, chosen, {"features"}, reference).features
     seen = chosen(samples)[chosen.features]
     indices, distances = evaluation.nearest_neighbors(seen, real, num_neighbors)
-    _, among = evaluation.nearest_neighbors(real[:500], real, 2)
+    some = real[np.linspace(0, len(real) - 1, min(500, len(real))).astype(int)]
+    _, among = evaluation.nearest_neighbors(some, real, 2)
     nearest = dataset.batch(indices)["image"]
     between_real = float(among[:, 1].mean())
     return Neighbors(samples, nearest, distances, between_real, dataset.name, chosen.name)
@@ -190,7 +213,7 @@ def path_length(
     num_samples: int = 1000,
     space: str = "w",
     ends: bool = False,
-    extractor: str = "auto",
+    extractor: str | None = None,
     labels: list[int] | None = None,
     seed: int = 0,
     ema: bool = True,
@@ -203,7 +226,7 @@ def path_length(
       num_samples: pairs of images.
       space: `w` (styles) or `z` (latents).
       ends: measure at the ends of paths only.
-      extractor: see `ganjax.config.Evaluation`.
+      extractor: see `ganjax.config.Evaluation`; by default what the configuration says.
       labels: classes; by default all in turn.
       seed: of the latents.
       ema: whether to use the running average where there is one.
@@ -219,23 +242,19 @@ def path_length(
         raise InputError(f"the space is w (styles) or z (latents), got {space!r}")
     chosen = extractor_of(extractor, trained.config, trained.model.shape)
     classes = trained.check_labels(labels, num_samples)
-    draw_latents = trained.model.latents.sample
 
     def generate(points, classes):
         if space == "z":
             points = trained.map(points, classes, ema=ema)
         return trained.synthesize(points, ema=ema)
 
-    def draw(key, num):
-        latents = draw_latents(key, num)
-        return latents if space == "z" else trained.map(latents, ema=ema)
-
-    if space == "w" and classes is not None:
-        raise InputError("with classes, measure in z: --space z")
     batch_size = images_per_call(trained.model.shape, 50) // 2 or 1
     value, spread = evaluation.perceptual_path_length(
-        draw,
+        trained.model.latents.sample,
         generate,
+        ends_of=(lambda latents, classes: trained.map(latents, classes, ema=ema))
+        if space == "w"
+        else None,
         extractor=chosen,
         key=jax.random.key(seed),
         num_samples=num_samples,
@@ -249,6 +268,7 @@ def path_length(
         value=value,
         spread=spread,
         num_samples=num_samples,
+        settings={"inverse_epsilon": 10_000},
         extractor=chosen.name,
         extractor_hash=chosen.hash,
         features=chosen.features,

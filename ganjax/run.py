@@ -222,9 +222,15 @@ def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any])
             "logging to Weights & Biases needs its package: pip install 'ganjax[wandb]'"
         ) from error
     session = wandb.init(project=project, name=run.path.name, config=dict(settings))
+    # Scores are computed while training goes on: they come late, and have a step of their own.
+    session.define_metric("evaluation/*", step_metric="evaluation/step")
 
     def log(progress: Progress) -> None:
-        session.log(dict(progress.metrics), step=progress.step)
+        values = dict(progress.metrics)
+        if any(name.startswith("evaluation/") for name in values):
+            session.log({**values, "evaluation/step": progress.step}, commit=False)
+        else:
+            session.log(values, step=progress.step)
 
     return Callback(log)
 

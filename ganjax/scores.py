@@ -25,8 +25,8 @@ class EvaluateOptions:
     configuration says."""
     extractor: str | None = None
     """The network that judges: auto (the shipped classifier for this size, else pixels),
-    fashion-mnist, cifar10, pixels, inception-v3 (see `ganjax weights`), the .pth of such a network,
-    or FILE.py:FUNCTION."""
+    fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the
+    .pth of such a network, or FILE.py:FUNCTION."""
     reference: str | None = None
     """What to compare with: held out or train (of the run), a folder, zip, .npz or tfds:NAME of
     images, or an .npz of statistics (mu, sigma)."""
@@ -154,7 +154,7 @@ class PathLengthOptions:
     """w (styles) or z (latents)."""
     ends: bool = False
     """Measure at the ends of paths only."""
-    extractor: str = "auto"
+    extractor: str | None = None
     """As in `ganjax evaluate`."""
     labels: str | None = None
     """Classes by number, such as 0,1,2; by default all in turn."""

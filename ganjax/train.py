@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -84,6 +84,7 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
     started = time.perf_counter()
     experiment = build(settings)
     sharding.check_batch_size(settings.train.batch_size, sharding.make_mesh())
+    Judge(experiment).check()
     # Whatever the first phase starts from is read before anything is written.
     state = _begin(experiment, 0, None)
     run = RunDirectory(directory)
@@ -156,7 +157,10 @@ class _Training:
     def __init__(self, experiment: Experiment, run: RunDirectory, report: Report, started: float):
         self.experiment, self.run, self.report, self.started = experiment, run, report, started
         self.settings = settings = experiment.config
-        usual = "frechet_distance" if len(experiment.model.shape) == 3 else "good_share"
+        usual = "good_share"
+        if len(experiment.model.shape) == 3:
+            metrics = settings.evaluation.metrics or ("frechet_distance",)
+            usual = next(iter(evaluation.METRICS[metrics[0]].names))
         metric = settings.evaluation.best_metric or usual
         self.checkpoints = Checkpointer(
             run.checkpoints,
@@ -209,7 +213,7 @@ class _Training:
                         first_step=offset,
                     )
                 self._deliver(wait=True)
-                if not self.figures:
+                if not self.figures and not self.settings.evaluation.every_steps:
                     self.scores.submit(total, state)
                     self._deliver(wait=True, quietly=True)
                 self.checkpoints.wait()
@@ -219,6 +223,7 @@ class _Training:
                 self._deliver(wait=True)
                 raise
             except loop.DivergedError as error:
+                self._deliver(wait=True)
                 self.checkpoints.wait()
                 good = self.checkpoints.latest_step()
                 kept = f"the last good checkpoint is step {good}" if good else "nothing was saved"
@@ -255,6 +260,7 @@ class _Training:
 
         def score(progress):
             self._deliver()
+            self.checkpoints.hold(progress.step)
             self.scores.submit(progress.step, progress.state)
 
         callbacks = [
@@ -283,9 +289,16 @@ class _Training:
 
     def _deliver(self, *, wait=False, quietly=False):
         """Take the scores that are ready, or all of them, to where they belong."""
-        for step, figures, held_out in self.scores.ready(wait=wait):
-            self.figures = figures
-            self.run.add_evaluation(step, as_json(figures))
+        for step, score, held_out in self.scores.ready(wait=wait):
+            try:
+                figures = score()
+            except (InputError, ArithmeticError, np.linalg.LinAlgError) as error:
+                # A training is worth more than a score of it.
+                self.report.warn(f"step {step} has no score: {error}")
+                figures = {}
+            self.figures = figures or self.figures
+            if figures:
+                self.run.add_evaluation(step, as_json(figures))
             values = {f"evaluation/{name}": figure.value for name, figure in figures.items()}
             self.checkpoints.add_metrics(step, values)
             self._tell(loop.Progress(step, None, values | held_out, 0.0), quietly)
@@ -340,18 +353,21 @@ class Scores:
 
     def submit(self, step: int, state: TrainState) -> None:
         if len(self._pending) > 1:
-            concurrent.futures.wait([self._pending[-1][1]])
+            concurrent.futures.wait([self._pending[-2][1]])
         look = self._judge.look(state)
         held_out = self._judge.held_out(state)
         self._pending.append((step, self._pool.submit(self._judge.score, look), held_out))
 
     def ready(
         self, *, wait: bool
-    ) -> Iterator[tuple[int, dict[str, evaluation.Figure], dict[str, float]]]:
-        """Yield step, figures and means over held-out data, of what is computed or of all."""
+    ) -> Iterator[tuple[int, Callable[[], dict[str, evaluation.Figure]], dict[str, float]]]:
+        """Yield step, what gives the figures, and means over held-out data, of what is computed.
+
+        Or of all, where `wait`. The figures may raise what computing them raised.
+        """
         while self._pending and (wait or self._pending[0][1].done()):
             step, score, held_out = self._pending.popleft()
-            yield step, score.result(), held_out
+            yield step, score.result, held_out
 
 
 def draw(

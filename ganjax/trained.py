@@ -137,7 +137,8 @@ class Trained:
         """
         network, variables = self._style_network(ema)
         given = {"train": False, "key": jax.random.key(0), "truncation": truncation}
-        labels = self.check_labels(labels, len(latents))
+        if not isinstance(labels, jax.core.Tracer):  # inside a jit they have been checked
+            labels = self.check_labels(labels, len(latents))
         return network.map(variables, jnp.asarray(latents), labels, **given)[0]
 
     def synthesize(self, styles: Array, *, key: Key | None = None, ema: bool = True) -> Array:

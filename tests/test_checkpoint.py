@@ -305,6 +305,22 @@ def test_metrics_may_come_after_the_save(tmp_path):
     np.testing.assert_array_equal(again.restore(state, 2)[0]["weight"], 1.0)
 
 
+def test_what_is_held_stays_until_its_metrics_come(tmp_path):
+    state = {"weight": jnp.ones(3)}
+    options = {"keep_last": 1, "keep_best": 1, "best_metric": "fid"}
+    with Checkpointer(tmp_path, **options) as checkpointer:
+        for step in (1, 2, 3, 4):
+            if step < 3:
+                checkpointer.hold(step)
+            checkpointer.save(step, state, metadata={"step": step})
+        checkpointer.wait()
+        assert checkpointer.steps() == [1, 2, 4]
+        checkpointer.add_metrics(1, {"fid": 2.0})
+        assert checkpointer.steps() == [1, 2, 4]
+        checkpointer.add_metrics(2, {"fid": 3.0})
+        assert checkpointer.steps() == [1, 4]
+
+
 def test_damaged_later_metrics_cost_the_metrics_and_nothing_else(tmp_path):
     state = {"weight": jnp.ones(3)}
     with Checkpointer(tmp_path, best_metric="fid") as checkpointer:

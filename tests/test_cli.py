@@ -253,7 +253,11 @@ def test_evaluate(image_run, tmp_path, capsys):
     shutil.copytree(str(image_run.run), run)
     assert run_cli("evaluate", run, "--num-samples", 20, "--seed", 5, "--no-ema") == 0
     text = capsys.readouterr().out
-    assert re.search(r"^Fréchet distance \(.*20 vs held out, without EMA\): [\d.,]+$", text, re.M)
+    assert re.search(
+        r"^Fréchet distance \(.*20 vs held out, 12x12x1 \(crop\), without EMA\): [\d.,]+$",
+        text,
+        re.M,
+    )
     assert re.search(r"^held-out logits/fake: -?[\d.]+$", text, re.MULTILINE)
     entries = json.loads((run / "evaluation.json").read_text())
     figure = entries[-1]["figures"]["frechet_distance"]

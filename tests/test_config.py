@@ -150,6 +150,12 @@ def changed(**changes):
         ({"train__keep_best": -1}, "train.keep_best has to be 0 or more, got -1"),
         ({"train__seed": -1}, "train.seed has to be 0 or more, got -1"),
         ({"evaluation__num_samples": 0}, "evaluation.num_samples has to be 2 or more, got 0"),
+        ({"evaluation__metrics": ("fid",)}, "evaluation.metrics has to be one of frechet_distance"),
+        ({"evaluation__best_metric": "fid"}, "evaluation.best_metric has to be one of"),
+        (
+            {"evaluation__best_metric": "recall", "evaluation__metrics": ("kernel_distance",)},
+            "evaluation.best_metric is recall, which none of evaluation.metrics gives",
+        ),
         ({"evaluation__every_steps": 0}, "evaluation.every_steps has to be 1 or more, or None"),
         (
             {"train__batch_size": 6, "train__micro_batches": 4},

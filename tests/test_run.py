@@ -170,8 +170,11 @@ def test_weights_and_biases_gets_each_line_at_its_step(tmp_path, monkeypatch):
     logged = []
 
     class Session:
-        def log(self, values, step):
+        def log(self, values, step=None, commit=True):
             logged.append((step, values))
+
+        def define_metric(self, name, step_metric):
+            logged.append((name, step_metric))
 
     started = {}
 
@@ -183,7 +186,13 @@ def test_weights_and_biases_gets_each_line_at_its_step(tmp_path, monkeypatch):
     callback = wandb_callback("garments", RunDirectory(tmp_path / "run"), {"seed": 3})
     callback.function(Progress(20, None, {"loss/generator": 0.5}, 100.0))
     assert started == {"project": "garments", "name": "run", "config": {"seed": 3}}
-    assert logged == [(20, {"loss/generator": 0.5})]
+    callback.function(Progress(10, None, {"evaluation/recall": 0.5}, 0.0))
+    assert logged == [
+        ("evaluation/*", "evaluation/step"),
+        (20, {"loss/generator": 0.5}),
+        # Late, and not a step backwards, which would be ignored.
+        (None, {"evaluation/recall": 0.5, "evaluation/step": 10}),
+    ]
     assert callback.every_steps is None
 
 

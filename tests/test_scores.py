@@ -102,7 +102,7 @@ def test_a_run_with_chosen_metrics_and_reference(run, tmp_path, capsys):
     assert run_cli("evaluate", run, *arguments, "--reference", reference) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["kernel distance", "density", "coverage"]
-    assert all(f"20 vs {reference})" in line for line in lines)
+    assert all(f"20 vs {reference}, 12x12x1 (crop))" in line for line in lines)
     figures = json.loads((run / "evaluation.json").read_text())[-1]["figures"]
     assert figures["coverage"]["settings"] == {"num_neighbors": 5}
     assert figures["kernel_distance"]["extractor"] == "pixels-8x8"
@@ -117,7 +117,7 @@ def test_a_run_against_its_training_data(run, capsys):
     arguments[3] = 200
     assert run_cli("evaluate", run, *arguments) == 0
     text = capsys.readouterr().out
-    assert text.startswith("intra-class Fréchet distance (pixels-8x8, 200 vs train): ")
+    assert text.startswith("intra-class Fréchet distance (pixels-8x8, 200 vs train,")
 
 
 def test_options_for_the_other_kind_are_refused(run, tmp_path, capsys):
@@ -183,3 +183,52 @@ def test_what_cannot_be_done_is_one_sentence(
 def test_neighbours_of_points(ring_run):
     with pytest.raises(InputError, match="makes points: neighbours are shown of images"):
         measure.neighbors(str(ring_run.run))
+
+
+def test_what_was_done_to_the_images_is_in_the_figure(tmp_path):
+    np.savez(tmp_path / "a.npz", image=images(20, 0, size=16))
+    source = str(tmp_path / "a.npz")
+    (plain,) = measure.compare(source, source).values()
+    (small,) = measure.compare(source, source, image_size=(8, 8)).values()
+    assert (plain.images, small.images) == ("16x16x3", "8x8x3 (crop)")
+    assert "8x8x3 (crop)" in str(small)
+    assert "16x16x3" not in str(plain)
+    assert plain.source_fingerprint == plain.reference_fingerprint != small.reference_fingerprint
+    assert plain.reference_data == f"{source} (train)"
+
+
+def test_a_run_is_compared_at_its_own_size(run, tmp_path):
+    """Whatever size and channels the reference has."""
+    np.savez(tmp_path / "large.npz", image=images(30, 3, size=20))
+    figures, _ = measure.evaluate(str(run), reference=str(tmp_path / "large.npz"), num_samples=20)
+    assert figures["frechet_distance"].images == "12x12x1 (crop)"
+
+
+def test_points_take_no_settings_of_images(ring_run, capsys):
+    assert run_cli("evaluate", ring_run.run, "--extractor", "pixels") == 2
+    assert "--extractor is for images, and" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["w", "z"])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_path_length(tmp_path, capsys, space, conditional):
+    from dataclasses import replace
+
+    from tiny_runs import image_config
+
+    from ganjax import train
+    from ganjax.config import GAN, Data
+    from ganjax.networks.stylegan2 import StyleGAN2
+
+    network = StyleGAN2(z_dim=4, w_dim=4, mapping_layers=1, channel_base=64, channel_max=8)
+    settings = image_config(steps=1, checkpoint_every_steps=1)
+    model = GAN(network=network, conditional=conditional)
+    settings = replace(settings, model=model, data=Data(image_size=(8, 8), held_out=0))
+    train.train(settings, str(tmp_path / "run"))
+    arguments = ["--num-samples", 100, "--space", space]
+    assert run_cli("path-length", tmp_path / "run", *arguments) == 0
+    pattern = (
+        rf"perceptual path length in {space.upper()} \(pixels-8x8, 100\): [\d.,e+-]+ ± [\d.,e+-]+"
+    )
+    assert re.fullmatch(pattern, capsys.readouterr().out.strip().splitlines()[-1])

@@ -347,3 +347,80 @@ def test_large_pictures_are_made_some_at_a_time(monkeypatch):
     in_parts = judge.samples(state)
     assert asked == [80, 30, 30, 30]
     assert in_parts.shape == at_once.shape == (80, 12, 12, 1)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "sentence"),
+    [
+        ({"extractor": "resnet"}, "there is no extractor 'resnet'"),
+        ({"extractor": "inception-v3"}, "run `ganjax weights inception-v3`"),
+        ({"reference": "no/such/folder"}, "there is no file or folder"),
+        ({"metrics": ("classifier_score",)}, "pixels-8x8 knows no classes"),
+        ({"metrics": ("stacked_modes",)}, "does not see stacked garments"),
+    ],
+)
+def test_scores_that_cannot_be_had_are_refused_before_training(
+    tmp_path, monkeypatch, evaluation, sentence
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = image_config()
+    settings = replace(settings, evaluation=replace(settings.evaluation, **evaluation))
+    with pytest.raises(InputError, match=sentence):
+        train.train(settings, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_score_that_fails_does_not_end_a_training(tmp_path, monkeypatch):
+    def broken(self, look):
+        raise InputError("class 3 has 1 generated example")
+
+    monkeypatch.setattr(judging.Judge, "score", broken)
+    warned = []
+
+    class Report(train.Silent):
+        def warn(self, text):
+            warned.append(text)
+
+    settings = ring_config()
+    settings = replace(settings, evaluation=replace(settings.evaluation, every_steps=2))
+    result = train.train(settings, str(tmp_path / "run"), Report())
+    assert int(result.state.step) == 6
+    assert result.figures == {}
+    assert warned == [
+        f"step {step} has no score: class 3 has 1 generated example" for step in (2, 4, 6)
+    ]
+
+
+def test_the_best_checkpoint_waits_for_a_late_score(tmp_path, monkeypatch):
+    """The score of the first one comes when newer ones have been written, and is the best."""
+    import threading
+
+    released, values = threading.Event(), iter([9.0, 1.0, 1.0])
+    score = judging.Judge.score
+
+    def late(self, look):
+        released.wait(60)
+        figures = score(self, look)
+        value = next(values)
+        return {name: dataclasses.replace(f, value=value) for name, f in figures.items()}
+
+    monkeypatch.setattr(judging.Judge, "score", late)
+    settings = ring_config(steps=6, keep_last=1, keep_best=1)
+    settings = replace(settings, evaluation=replace(settings.evaluation, every_steps=2))
+    fit = loop.fit
+
+    def and_release(*arguments, **options):
+        state = fit(*arguments, **options)
+        released.set()
+        return state
+
+    monkeypatch.setattr(loop, "fit", and_release)
+    monkeypatch.setattr(train.Scores, "submit", _without_waiting)
+    result = train.train(settings, str(tmp_path / "run"))
+    steps = sorted(int(path.name) for path in (result.run.path / "checkpoints").iterdir())
+    assert steps == [2, 6]
+
+
+def _without_waiting(self, step, state):
+    look = self._judge.look(state)
+    self._pending.append((step, self._pool.submit(self._judge.score, look), {}))

@@ -23,6 +23,7 @@ from ganjax.evaluation.neighbors import (
 )
 from ganjax.evaluation.plane import modes_covered
 from ganjax.evaluation.protocol import (
+    FIGURES,
     HIGHER_IS_BETTER,
     METRICS,
     Figure,
@@ -30,6 +31,7 @@ from ganjax.evaluation.protocol import (
     Reference,
     Samples,
     check_metrics,
+    check_reference,
     compare,
     draw_samples,
     evaluate_images,
@@ -52,6 +54,7 @@ from ganjax.evaluation.text import (
 from ganjax.evaluation.weights import cache_directory
 
 __all__ = [
+    "FIGURES",
     "HIGHER_IS_BETTER",
     "METRICS",
     "Extractor",
@@ -66,6 +69,7 @@ __all__ = [
     "cache_directory",
     "cached_reference",
     "check_metrics",
+    "check_reference",
     "choose_extractor",
     "cifar10_classifier",
     "compare",

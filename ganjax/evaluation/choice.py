@@ -5,10 +5,15 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ganjax.evaluation import weights
 from ganjax.evaluation.classifier import cifar10_classifier, fashion_mnist_classifier
-from ganjax.evaluation.extractor import Extractor, compiled_extractor, pixels
+from ganjax.evaluation.extractor import Extractor, as_levels, compiled_extractor, pixels
 from ganjax.evaluation.stacked import stacked_classifier
 from ganjax.types import InputError
 
@@ -29,8 +34,8 @@ def choose_extractor(name: str, image_shape: Sequence[int]) -> Extractor:
       name: `auto` (the shipped classifier that knows this shape, else `pixels`), `fashion-mnist`,
         `cifar10`, `stacked-fashion-mnist`, `pixels`, `inception-v3` (see `ganjax weights`), the
         path of a `.pth` file with weights of the Inception network, or `FILE.py:FUNCTION` with a
-        traceable function from uint8 images (B, H, W, C) to features (B, D), or to a dict with
-        `features` and `logits`.
+        function from uint8 images (B, H, W, C) to features (B, D), or to a dict with `features`
+        and `logits`; what JAX cannot trace is called with NumPy arrays.
       image_shape: (H, W, C).
 
     Raises:
@@ -77,23 +82,58 @@ def _from_python(path: Path, function: str, image_shape: tuple[int, ...]) -> Ext
     network = getattr(module, function, None)
     if not callable(network):
         raise InputError(f"{path} has no function {function}.")
-    content = path.read_bytes() + function.encode()
-    extractor = compiled_extractor(
-        f"{function} of {path.name}",
-        hashlib.sha256(content).hexdigest(),
-        network,
-        image_shape=image_shape,
-    )
-    import jax
-    import jax.numpy as jnp
-
-    form = jax.eval_shape(extractor.network, jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8))
-    if "features" not in form or form["features"].ndim != 2:
+    name, spec = f"{function} of {path.name}", jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
+    try:
+        program = jax.make_jaxpr(network)(spec)
+    except jax.errors.JAXTypeError:  # it leaves JAX, for NumPy or another library
+        return _on_the_host(name, path, network)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise InputError(
-            f"{function} of {path} has to return features (B, D), or a dict with them under "
-            "'features'."
+            f"{name} cannot be run on images {(2, *image_shape)}: {type(error).__name__}: {reason}"
+        ) from error
+    # Of the program and all that it holds: weights are read from elsewhere than the file.
+    digest = hashlib.sha256(str(program.jaxpr).encode())
+    for constant in program.consts:
+        digest.update(np.ascontiguousarray(constant).tobytes())
+    extractor = compiled_extractor(name, digest.hexdigest(), network, image_shape=image_shape)
+    form = jax.eval_shape(extractor.network, spec)
+    _check_form(name, form)
+    return _with_logits(extractor, form)
+
+
+def _on_the_host(name: str, path: Path, function: Callable) -> Extractor:
+    """Return the extractor of a function that JAX cannot trace, called with NumPy arrays."""
+
+    def apply(images: Any) -> dict[str, np.ndarray]:
+        outputs = function(as_levels(images, name))
+        outputs = outputs if isinstance(outputs, dict) else {"features": outputs}
+        outputs = {key: np.asarray(value, np.float32) for key, value in outputs.items()}
+        _check_form(name, outputs)
+        return outputs
+
+    def network(images: Any) -> Any:
+        raise InputError(f"{name} is not a JAX function: only figures of finished images use it.")
+
+    return Extractor(
+        name=name,
+        hash=hashlib.sha256(path.read_bytes() + name.encode()).hexdigest(),
+        apply=apply,
+        stream=lambda parts: map(apply, parts),
+        network=network,
+        traceable=False,
+    )
+
+
+def _check_form(name: str, outputs: Any) -> None:
+    if "features" not in outputs or getattr(outputs["features"], "ndim", 0) != 2:
+        raise InputError(
+            f"{name} has to return features (B, D), or a dict with them under 'features'."
         )
-    if "logits" not in form:
+
+
+def _with_logits(extractor: Extractor, outputs: Any) -> Extractor:
+    if "logits" not in outputs:
         return extractor
     metrics = ("frechet_distance", "classifier_score")
     return dataclasses.replace(extractor, logits="logits", metrics=metrics)

@@ -29,12 +29,13 @@ class Extractor:
       name: what figures made with it say, such as `fashion-mnist-classifier`.
       hash: sha256 of its weights: two figures are comparable only where it is equal.
       apply: `images -> outputs`, for any N.
-      stream: `parts of images -> their outputs`, one after the other, so that a device computes the
-        next part while the host reads this one.
+      stream: `parts of images -> outputs in batches`, in the order of the images, so that a device
+        computes the next batches while the host reads this one.
       network: `images (B, H, W, C), uint8 or float in [-1, 1] -> outputs`, traceable, without the
         rounding; what differences of nearly equal images are taken of.
       features: which output distances are taken on.
       logits: which output classes are read from, None where there are no classes.
+      traceable: whether `network` is a JAX function; False of functions for the host.
       resize: how images reach the size that the network knows.
       metrics: keys of `METRICS` that are computed unless others are asked for.
       published: what the literature calls figures made with it, by metric, such as
@@ -48,6 +49,7 @@ class Extractor:
     network: Callable[[Array], dict[str, Array]]
     features: str = "features"
     logits: str | None = None
+    traceable: bool = True
     resize: str = "none"
     metrics: tuple[str, ...] = ("frechet_distance",)
     published: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -75,8 +77,8 @@ def compiled_extractor(
         (batch_size, D), or a dict of arrays with that leading axis; `(variables, images)` where
         there are variables: `lambda v, x: module.apply(v, x)` makes an extractor of a Flax module.
       image_shape: height, width and channels that the network knows; None where it takes any.
-      batch_size: images per call; the last batch is filled up with black ones. Batches are split
-        over the devices of this process where their number divides the size.
+      batch_size: images per call, rounded up to a multiple of the devices of this process, over
+        which batches are split; the last one is filled up with black images.
       variables: arrays that the program takes as arguments: large constants slow compilation.
       about: `features`, `logits`, `resize`, `metrics` and `published` of the `Extractor`.
 
@@ -97,55 +99,70 @@ def compiled_extractor(
     run = jax.jit(named)
     devices = jax.local_devices()
     spread = None
-    if len(devices) > 1 and batch_size % len(devices) == 0:
+    if len(devices) > 1:
+        batch_size = -(-batch_size // len(devices)) * len(devices)
         mesh = Mesh(np.array(devices), "batch")
         spread = NamedSharding(mesh, PartitionSpec("batch"))
         if variables is not None:
             variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
 
-    def dispatch(images: Array | np.ndarray) -> list[tuple[int, Any]]:
-        """Start the work on images; return batches' sizes and what is being computed."""
-        images = images if isinstance(images, jax.Array) else np.asarray(images)
-        _check(images, name, image_shape)
-        running = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            count = len(batch)
-            if count < batch_size:
-                pad = jnp.pad if isinstance(batch, jax.Array) else np.pad
-                batch = pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-            if spread is not None:
-                batch = jax.device_put(batch, spread)
-            limits = None
-            if batch.dtype != np.uint8:
-                batch, limits = _as_levels(batch)
-            # In full float32: TPUs and GPUs would round convolutions, and figures with them.
-            with jax.default_matmul_precision("highest"):
-                running.append((count, (run(variables, batch), limits)))
-        return running
+    def dispatch(batch: Array | np.ndarray) -> tuple[int, Any]:
+        """Start the work on at most a batch; return its size and what is being computed."""
+        count = len(batch)
+        if count < batch_size:
+            pad = jnp.pad if isinstance(batch, jax.Array) else np.pad
+            batch = pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+        if spread is not None:
+            batch = jax.device_put(batch, spread)
+        limits = None
+        if batch.dtype != np.uint8:
+            batch, limits = _as_levels(batch)
+        # In full float32: TPUs and GPUs would round convolutions, and figures with them.
+        with jax.default_matmul_precision("highest"):
+            return count, (run(variables, batch), limits)
 
-    def collect(running: list[tuple[int, Any]]) -> Outputs:
-        parts = []
-        for count, results in running:
-            outputs, limits = jax.device_get(results)
-            if limits is not None:
-                _check_values(limits[:count], name)
-            parts.append({key: x[:count] for key, x in outputs.items()})
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    def collect(running: tuple[int, Any]) -> Outputs:
+        count, results = running
+        outputs, limits = jax.device_get(results)
+        if limits is not None:
+            _check_values(limits[:count], name)
+        return {key: x[:count] for key, x in outputs.items()}
+
+    def batches(parts: Iterable[Array | np.ndarray]) -> Iterator[Array | np.ndarray]:
+        """Cut and join parts to the size of a batch."""
+        held: list[Array | np.ndarray] = []
+        for images in parts:
+            images = images if isinstance(images, jax.Array) else np.asarray(images)
+            _check(images, name, image_shape)
+            held.append(images)
+            if sum(map(len, held)) < batch_size:
+                continue
+            joined = _joined(held)
+            whole = len(joined) // batch_size * batch_size
+            for start in range(0, whole, batch_size):
+                yield joined[start : start + batch_size]
+            held = [joined[whole:]] if whole < len(joined) else []
+        if held:
+            yield _joined(held)
 
     def stream(parts: Iterable[Array | np.ndarray]) -> Iterator[Outputs]:
         waiting: deque = deque()
-        for images in parts:
-            waiting.append(dispatch(images))
-            if len(waiting) > 1:
+        for batch in batches(parts):
+            waiting.append(dispatch(batch))
+            # Some in advance: the host has other work between two of them.
+            if len(waiting) > 3:
                 yield collect(waiting.popleft())
         while waiting:
             yield collect(waiting.popleft())
 
+    def apply(images: Array | np.ndarray) -> Outputs:
+        outputs = list(stream([images]))
+        return {key: np.concatenate([part[key] for part in outputs]) for key in outputs[0]}
+
     return Extractor(
         name=name,
         hash=weights_hash,
-        apply=lambda images: collect(dispatch(images)),
+        apply=apply,
         stream=stream,
         network=functools.partial(named, variables),
         **about,
@@ -179,6 +196,21 @@ def pixels(image_shape: tuple[int, int, int], *, size: int = 8) -> Extractor:
     )
 
 
+def as_levels(images: Array | np.ndarray, name: str) -> np.ndarray:
+    """Return images (N, H, W, C) of any size as uint8, floats in [-1, 1] rounded.
+
+    Raises:
+      InputError: as an extractor of this name does.
+    """
+    images = np.asarray(images)
+    _check(images, name, (None, None, None))
+    if images.dtype == np.uint8:
+        return images
+    levels, limits = jax.device_get(_as_levels(images))
+    _check_values(limits, name)
+    return levels
+
+
 def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     """Return the sha256 of names, dtypes, shapes and values of arrays, in the order of names."""
     digest = hashlib.sha256()
@@ -187,6 +219,13 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def _joined(parts: list[Array | np.ndarray]) -> Array | np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    on_device = all(isinstance(part, jax.Array) for part in parts)
+    return (jnp if on_device else np).concatenate(parts)
 
 
 @jax.jit

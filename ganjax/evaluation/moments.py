@@ -83,6 +83,11 @@ class Moments(NamedTuple):
             raise InputError(f"a covariance needs at least two examples, count is {count}.")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise InputError("the statistics hold values that are not finite.")
+        scale = np.abs(covariance).max()
+        if not np.allclose(covariance, covariance.T, rtol=0, atol=1e-6 * scale):
+            raise InputError("the covariance is not symmetric: these are no statistics.")
+        if np.linalg.eigvalsh(covariance)[0] < -1e-4 * scale:
+            raise InputError("the covariance has negative variances: these are no statistics.")
         return cls(int(count), mean, covariance * (count - 1))
 
     def merge(self, other: "Moments") -> "Moments":

@@ -105,9 +105,11 @@ def nearest_neighbors(
         )
     indices, distances = [], []
     for block in _distances(generated, real):
-        order = np.argsort(block, axis=1, kind="stable")[:, :num_neighbors]
-        indices.append(order)
-        distances.append(np.sqrt(np.take_along_axis(block, order, axis=1)))
+        rows = np.arange(len(block))[:, None]
+        near = np.argpartition(block, num_neighbors - 1, axis=1)[:, :num_neighbors]
+        near = near[rows, np.argsort(block[rows, near], axis=1, kind="stable")]
+        indices.append(near)
+        distances.append(np.sqrt(block[rows, near]))
     return np.concatenate(indices), np.concatenate(distances)
 
 
@@ -156,7 +158,8 @@ def _radii(manifold: np.ndarray, num_neighbors: int) -> np.ndarray:
     return np.concatenate(
         [
             # The nearest is the example itself.
-            np.partition(block, num_neighbors, axis=1)[:, num_neighbors]
+            # Copied: a view would keep the whole block in memory.
+            np.partition(block, num_neighbors, axis=1)[:, num_neighbors].copy()
             for block in _distances(manifold, manifold)
         ]
     )

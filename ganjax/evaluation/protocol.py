@@ -37,8 +37,12 @@ class Figure:
       extractor: name of the network that turned images into features.
       extractor_hash: sha256 of its weights.
       features: which of its outputs.
-      resize: how images reached the size that it knows.
-      reference_fingerprint: the first half of the sha256 of the reference examples.
+      resize: how it brings images to the size that it knows.
+      images: shape of the images and, where the reference was brought to it, by which rule.
+      source_fingerprint: of samples that were there already.
+      reference_fingerprint: of the reference examples: a hash of their content, of streamed files
+        one of names and sizes.
+      reference_data: name of the data set that they are of.
       num_reference: how many of these there are.
       truncation: the generator's truncation, None for none.
       ema: whether the running average of the generator was sampled; None where not known.
@@ -59,6 +63,9 @@ class Figure:
     extractor_hash: str | None = None
     features: str | None = None
     resize: str | None = None
+    images: str | None = None
+    source_fingerprint: str | None = None
+    reference_data: str | None = None
     reference_fingerprint: str | None = None
     num_reference: int | None = None
     truncation: float | None = None
@@ -82,6 +89,7 @@ class Figure:
         parts = [
             self.extractor,
             number if self.reference is None else f"{number} vs {self.reference}",
+            self.images if self.images and "(" in self.images else None,
             None if self.truncation is None else f"truncation {self.truncation:g}",
             "without EMA" if self.ema is False else None,
             f"standing statistics of {self.standing_batches}" if self.standing_batches else None,
@@ -103,6 +111,7 @@ class Reference(NamedTuple):
       num_images: how many there are; None where that is not known.
       features: (N, D) float32; None where only the moments are known.
       labels: (N,) integers; None where there are none.
+      data: name of the data set that they are of.
     """
 
     name: str
@@ -112,6 +121,7 @@ class Reference(NamedTuple):
     num_images: int | None = None
     features: np.ndarray | None = None
     labels: np.ndarray | None = None
+    data: str | None = None
 
 
 def prepare_reference(
@@ -190,7 +200,14 @@ def _frechet_distance(samples, reference):
 
 
 def _frechet_distance_at_infinity(samples, reference):
-    settings = {"num_points": 15, "min_samples": max(2, samples.count // 10)}
+    # Below, covariances are too poor for distances to follow the line.
+    dim = samples.features.shape[1]
+    settings = {"num_points": 15, "min_samples": max(samples.count // 10, 2 * dim)}
+    if samples.count < 2 * settings["min_samples"]:
+        raise InputError(
+            f"the extrapolation to infinity needs {4 * dim:,} samples or more of {dim:,} features, "
+            f"these are {samples.count:,}: raise num_samples, or leave it out."
+        )
     return [
         measures.frechet_distance_at_infinity(samples.features, reference.moments, **settings)
     ], settings
@@ -264,6 +281,8 @@ METRICS = {
         compares=False,
     ),
 }
+# Every figure there can be, by key: those of the metrics, and that of points in the plane.
+FIGURES = (*(key for metric in METRICS.values() for key in metric.names), "good_share")
 # Where more is better; of everything else less is.
 HIGHER_IS_BETTER = frozenset(
     {"classifier_score", "precision", "recall", "density", "coverage", "modes_covered"}
@@ -296,6 +315,25 @@ def check_metrics(
                     f"{name} needs the {part} of the reference, and {reference.name!r} has none: "
                     "compare with the images themselves, or leave it out."
                 )
+
+
+def check_reference(reference: Reference, extractor: Extractor, image_shape: Sequence[int]) -> None:
+    """Refuse a reference whose features are not those of the extractor.
+
+    Args:
+      reference: what samples are to be compared with.
+      extractor: the network that judges.
+      image_shape: (H, W, C) of the samples.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.uint8)
+    if not extractor.traceable:
+        return
+    dim = jax.eval_shape(extractor.network, image)[extractor.features].shape[-1]
+    if len(reference.moments.mean) != dim:
+        raise InputError(
+            f"{reference.name} has statistics of {len(reference.moments.mean):,} features, and "
+            f"{extractor.name} makes {dim:,}: choose the --extractor that they were made with."
+        )
 
 
 def evaluate_images(
@@ -476,8 +514,8 @@ def compare(
       reference: what they are compared with.
       extractor: the network that judged both.
       metrics: keys of `METRICS`.
-      about: what figures record of the samples: truncation, ema, standing_batches, seed and
-        batch_size.
+      about: what figures record of the samples: images, source_fingerprint, truncation, ema,
+        standing_batches, seed and batch_size.
     """
     check_metrics(metrics, extractor, reference)
     if reference.extractor_hash != extractor.hash:
@@ -498,6 +536,7 @@ def compare(
         "reference": reference.name,
         "reference_fingerprint": reference.fingerprint,
         "num_reference": reference.num_images,
+        "reference_data": reference.data,
     }
     figures = {}
     for metric in (METRICS[name] for name in metrics):

@@ -24,25 +24,27 @@ def cached_reference(
     extractor: Extractor,
     fingerprint: str,
     name: str,
+    stamp: str = "",
     labels: np.ndarray | None = None,
     needs_features: bool = True,
     min_seconds: float = _MIN_SECONDS,
 ) -> Reference:
     """Return a reference from the disk, or prepare it and keep it there.
 
-    It is found by the hash of the extractor, its output and the fingerprint of the images, so that
-    nothing stale is ever used. A copy that is damaged is made again.
+    It is found by the hash of the extractor, its output, the fingerprint of the images and the
+    stamp. A copy that is damaged is made again.
 
     Args:
       images: called for the images, in parts, where there is no copy.
       extractor: the network that judges.
       fingerprint: of the images.
       name: what figures call them.
+      stamp: what else tells that they are the same, where the fingerprint does not cover content.
       labels: (N,) integers, for distances within classes.
       needs_features: whether the moments alone do not suffice.
       min_seconds: what is prepared more quickly is not kept.
     """
-    key = f"{extractor.hash} {extractor.features} {extractor.resize} {fingerprint}"
+    key = f"{extractor.hash} {extractor.features} {extractor.resize} {fingerprint} {stamp}"
     path = cache_directory("references") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     found = _read(path)
     if found is not None and ("features" in found or not needs_features):
@@ -73,11 +75,10 @@ def cached_reference(
 def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
     """Return the reference that an .npz with `mu` and `sigma` holds, None where it is no such file.
 
-    pytorch-fid and others publish statistics of data sets so. What made them the file does not say:
-    only the number of features is checked.
+    pytorch-fid and others publish statistics of data sets so. What made them the file does not say.
 
     Raises:
-      InputError: the statistics are broken or of another number of features.
+      InputError: the file is broken, or holds what cannot be statistics.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -88,7 +89,7 @@ def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
         raise InputError(f"{path} cannot be read: {error}.") from error
     moments = Moments.of_statistics(mean, covariance, 2)  # their number does not matter any more
     fingerprint = weights_sha256({"mu": mean, "sigma": covariance})[:32]
-    return Reference(str(path), fingerprint, extractor.hash, moments)
+    return Reference(f"statistics of {path}", fingerprint, extractor.hash, moments)
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:

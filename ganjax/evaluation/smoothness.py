@@ -14,6 +14,7 @@ def perceptual_path_length(
     draw: Callable[[Key, int], Array],
     generate: Callable[[Array, Array | None], Array],
     *,
+    ends_of: Callable[[Array, Array | None], Array] | None = None,
     extractor: Extractor,
     key: Key,
     num_samples: int = 1000,
@@ -31,9 +32,11 @@ def perceptual_path_length(
     distance: figures of another extractor do not compare with its.
 
     Args:
-      draw: `(key, n) -> points`, (n, ...): styles for the length in W, latents for that in Z.
+      draw: `(key, n) -> latents` (n, D).
       generate: `(points, labels) -> images` (n, H, W, C), float in [-1, 1], always with the same
         noise; it is compiled here.
+      ends_of: `(latents, labels) -> points`, between which paths go: styles for the length in W; by
+        default the latents themselves, for that in Z.
       extractor: whose `network` sees the images, not rounded to 256 levels.
       key: of the points.
       num_samples: pairs, at least 100.
@@ -58,6 +61,8 @@ def perceptual_path_length(
     def values(key: Key, classes: Array | None) -> Array:
         start_key, end_key, place_key = jax.random.split(key, 3)
         start, end = draw(start_key, batch_size), draw(end_key, batch_size)
+        if ends_of is not None:
+            start, end = ends_of(start, classes), ends_of(end, classes)
         shape = (batch_size,) + (1,) * (start.ndim - 1)
         place = jnp.zeros(shape) if ends else jax.random.uniform(place_key, shape)
         between = _great_circle if spherical else _line
@@ -79,7 +84,8 @@ def perceptual_path_length(
     found = np.concatenate(found)
     if not np.isfinite(found).all():
         raise InputError("images hold values that are not finite: the generator has diverged.")
-    low, high = np.percentile(found, [1, 99], method="inverted_cdf")
+    low = np.percentile(found, 1, method="lower")
+    high = np.percentile(found, 99, method="higher")
     kept = found[(found >= low) & (found <= high)]
     return float(kept.mean()), float(kept.std(ddof=1) / np.sqrt(len(kept)))
 

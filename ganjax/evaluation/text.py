@@ -119,6 +119,8 @@ def meteor(candidates: Sequence[Sentence], references: Sequence[Sentence]) -> fl
             np.mean([meteor_score(words, list(map(str, sentence))) for sentence in candidates])
         )
     except LookupError as error:
+        if "wordnet" not in str(error).lower():
+            raise
         raise InputError(
             "METEOR needs NLTK's WordNet, which is not on this machine: run `python -m "
             "nltk.downloader wordnet` where there is a network."

@@ -172,13 +172,14 @@ def write_archive(target: Path, tensors: dict[str, np.ndarray], about: dict[str,
     """
     text = json.dumps({**about, "sha256": weights_sha256(tensors)}, indent=1, sort_keys=True)
     metadata = np.frombuffer(text.encode(), np.uint8)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.new")
         with temporary.open("wb") as file:
             np.savez(file, __metadata__=metadata, **tensors)
         temporary.replace(target)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise InputError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 

@@ -61,6 +61,7 @@ def test_a_function_of_the_users(tmp_path):
         "def mean(images): return images.astype(jnp.float32).mean((1, 2))\n"
         "def both(images): return {'features': mean(images), 'logits': mean(images)}\n"
         "def wrong(images): return images\n"
+        "def broken(images): return nothing\n"
     )
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     extractor = choose_extractor(f"{path}:mean", (8, 8, 3))
@@ -72,11 +73,42 @@ def test_a_function_of_the_users(tmp_path):
     assert both.hash != extractor.hash
     with pytest.raises(InputError, match=r"has to return features \(B, D\)"):
         choose_extractor(f"{path}:wrong", (8, 8, 3))
+    with pytest.raises(InputError, match=r"cannot be run on images .*: NameError: name 'nothing'"):
+        choose_extractor(f"{path}:broken", (8, 8, 3))
     with pytest.raises(InputError, match=r"mine\.py has no function absent"):
         choose_extractor(f"{path}:absent", (8, 8, 3))
     path.write_text("1 / 0")
     with pytest.raises(InputError, match="cannot be run: ZeroDivisionError"):
         choose_extractor(f"{path}:mean", (8, 8, 3))
+
+
+def test_a_function_for_the_host(tmp_path):
+    path = tmp_path / "host.py"
+    path.write_text(
+        "import numpy as np\ndef mean(images): return np.asarray(images, np.float64).mean((1, 2))\n"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    extractor = choose_extractor(f"{path}:mean", (8, 8, 3))
+    assert not extractor.traceable
+    np.testing.assert_allclose(extractor(images)["features"], images.mean((1, 2)), rtol=1e-6)
+    floats = images / np.float32(127.5) - 1
+    np.testing.assert_array_equal(extractor(floats)["features"], extractor(images)["features"])
+    with pytest.raises(InputError, match="is not a JAX function"):
+        extractor.network(images)
+
+
+def test_weights_that_a_function_reads_are_part_of_its_hash(tmp_path):
+    path, weights_file = tmp_path / "mine.py", tmp_path / "w.npy"
+    path.write_text(
+        "import jax.numpy as jnp, numpy as np\n"
+        f"w = jnp.asarray(np.load({str(weights_file)!r}))\n"
+        "def features(images): return images.reshape(len(images), -1) @ w\n"
+    )
+    hashes = set()
+    for scale in (1.0, 2.0, 1.0):
+        np.save(weights_file, np.full((192, 2), scale, np.float32))
+        hashes.add(choose_extractor(f"{path}:features", (8, 8, 3)).hash)
+    assert len(hashes) == 2
 
 
 def test_other_weights_are_not_called_fid(pth):

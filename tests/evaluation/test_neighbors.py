@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -45,6 +47,22 @@ def test_nearest_neighbors_by_their_definition():
     indices, found = neighbors.nearest_neighbors(generated.astype(np.float32), real, 3)
     np.testing.assert_array_equal(indices, np.argsort(distances, axis=1)[:, :3])
     np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :3], rtol=1e-6)
+
+
+def test_memory_is_for_some_rows_at_a_time():
+    """The distances of 6,000 to 6,000 would take 275 MiB."""
+    random = np.random.default_rng(6)
+    x, y = random.standard_normal((2, 6000, 4)).astype(np.float32)
+    for function in (
+        neighbors.precision_recall,
+        neighbors.density_coverage,
+        neighbors.nearest_neighbors,
+    ):
+        tracemalloc.start()
+        function(x, y)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 120 * 2**20, function
 
 
 def test_a_training_image_is_its_own_neighbour():

@@ -63,6 +63,13 @@ def test_moments_alone_do_not_serve_those_who_need_features(extractor):
     assert images.looks == 2
 
 
+def test_a_changed_stamp_is_another_set(extractor):
+    images = Images()
+    prepare(images, extractor, stamp="yesterday")
+    prepare(images, extractor, stamp="today")
+    assert images.looks == 2
+
+
 def test_a_damaged_copy_is_made_again(extractor, tmp_path):
     images = Images()
     prepare(images, extractor)
@@ -99,6 +106,12 @@ def test_files_that_are_no_statistics(extractor, tmp_path):
     assert read_statistics(path, extractor) is None
     np.savez(path, mu=np.zeros(3), sigma=np.zeros((3, 2)))
     with pytest.raises(InputError, match=r"shapes \(3,\) and \(3, 2\)"):
+        read_statistics(path, extractor)
+    np.savez(path, mu=np.zeros(3), sigma=-np.eye(3))
+    with pytest.raises(InputError, match="negative variances"):
+        read_statistics(path, extractor)
+    np.savez(path, mu=np.zeros(2), sigma=np.array([[1.0, 0.5], [0.0, 1.0]]))
+    with pytest.raises(InputError, match="not symmetric"):
         read_statistics(path, extractor)
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"images\.npz cannot be read"):
