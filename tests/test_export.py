@@ -129,6 +129,7 @@ def test_a_program_of_transposed_convolutions(tmp_path):
     np.testing.assert_allclose(images, generator.apply(variables, z), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_this_library(r3gan, tmp_path):
     imported, z, labels = r3gan
     path = tmp_path / "generator.stablehlo"

@@ -110,7 +110,11 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("shape", "num_classes", "precision"), MATRIX)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    # Tracing alone takes seconds.
+    [pytest.param(n, marks=() if n in ("sngan", "r3gan") else pytest.mark.slow) for n in FAMILIES],
+)
 def test_a_step_keeps_the_states_type(name, shape, num_classes, precision):
     algorithm = model_of(name, shape, num_classes, precision=precision).algorithm
     batch = batch_of(algorithm, shape, num_classes)

@@ -77,7 +77,10 @@ def test_a_volume_is_a_sum_of_planes(quick_jit):
 
 
 @pytest.mark.parametrize("groups", [4, 20])  # written out, and in a loop
-@pytest.mark.parametrize("case", ["1d, WaveGAN", "2d, DCGAN", "2d, plain", "3d, plain"])
+@pytest.mark.parametrize(
+    "case",
+    ["1d, WaveGAN", "2d, DCGAN", "2d, plain", pytest.param("3d, plain", marks=pytest.mark.slow)],
+)
 def test_each_group_by_itself_is_the_whole(case, groups, quick_jit):
     spec = spec_of(*CASES[case])
     x, y, _ = operands(spec, 2, (2 * groups, 3 * groups))

@@ -258,6 +258,7 @@ def kernel_of(state):
     return np.asarray(state.players["generator"].params["Dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 def test_seeds_have_keys_of_their_own(small):
     seeds = population(small, 3)
     init = jax.jit(seeds.init)
@@ -391,6 +392,7 @@ def test_fit_trains_each_member_as_it_would_alone(small):
     assert saved == [STEPS]
 
 
+@pytest.mark.slow
 def test_fit_ends_when_every_member_is_lost(small):
     members = population(small, values={"generator_learning_rate": [np.inf, np.inf]})
     states = jax.jit(members.init)(keys()[0])

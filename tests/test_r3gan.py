@@ -120,6 +120,7 @@ def test_any_shape_and_any_number_of_channels(shape, num_classes, run):
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_training_starts_at_the_identity(run):
     shape = (8, 8, 3)
     parts = small(blocks=2).build(shape, 0, jnp.float32)

@@ -252,6 +252,7 @@ def test_sizes_that_do_not_fit_are_refused_with_one_that_does(size, near):
     stylegan2_layers.block_sizes(tuple(map(int, near.split("x"))))
 
 
+@pytest.mark.slow
 def test_truncation_goes_to_the_mean_image():
     networks = small()
     generator = networks["generator"]
@@ -300,6 +301,7 @@ def test_styles_are_mixed_as_often_as_asked():
         call(train=True)
 
 
+@pytest.mark.slow
 def test_noise_modes():
     networks = small()
     variables, _, z = initialised(networks)
@@ -317,6 +319,7 @@ def test_noise_modes():
         draw()
 
 
+@pytest.mark.slow
 def test_a_modulated_convolution_is_one_with_kernels_of_their_own():
     x = jax.random.normal(KEY, (3, 5, 4, 6))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 7))

@@ -59,6 +59,7 @@ def test_a_value_is_what_a_training_with_it_is(tmp_path, strategy):
     assert others[-1]["loss/discriminator"] != ours[-1]["loss/discriminator"]
 
 
+@pytest.mark.slow
 def test_seeds_through_the_command_line(image_file, image_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_cli("sweep", image_file, "--seeds", 2, "--evaluation.num-samples", 20) == 0

@@ -196,6 +196,7 @@ def test_path_length_trains_and_tracks_its_mean():
     assert np.isfinite(metrics["penalty/path_length"])
 
 
+@pytest.mark.slow
 def test_path_length_needs_styles():
     algorithm = ganjax.gan(
         dcgan.Generator((8, 8, 1), width=4),
@@ -383,6 +384,7 @@ def model_of(**options):
     return build.build_model(settings, (8, 8, 1), 0)
 
 
+@pytest.mark.slow
 def test_a_configuration_schedules_every_hyperparameter():
     settings = config.OptimizerSettings(
         learning_rate=2e-4,

@@ -74,7 +74,7 @@ def small(settings, folder, image_size=None):
     )
 
 
-EVERYDAY = ("quickstart", "mlp_ring", "vae", "wgan_gp")
+EVERYDAY = ("quickstart", "mlp_ring")
 
 
 @pytest.mark.parametrize(

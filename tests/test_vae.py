@@ -267,6 +267,7 @@ def test_training_contract_of_the_convolutional_networks(
     np.testing.assert_allclose(sums["elbo"], -sums["reconstruction"] - sums["kl"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_gradient_step_lowers_the_negative_elbo(quick_jit):
     """With the very noise that the gradient was taken with."""
     algorithm = vae(**networks(), optimizer=optax.sgd(1e-4))

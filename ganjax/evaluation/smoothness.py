@@ -33,8 +33,8 @@ def perceptual_path_length(
 
     Args:
       draw: `(key, n) -> latents` (n, D).
-      generate: `(points, labels) -> images` (n, H, W, C), float in [-1, 1], always with the same
-        noise; it is compiled here.
+      generate: `(points, labels) -> images` (n, H, W, C), float in [-1, 1]; the same noise in each
+        call, or none. It is compiled here.
       ends_of: `(latents, labels) -> points`, between which paths go: styles for the length in W; by
         default the latents themselves, for that in Z.
       extractor: whose `network` sees the images, not rounded to 256 levels.
@@ -66,13 +66,14 @@ def perceptual_path_length(
         shape = (batch_size,) + (1,) * (start.ndim - 1)
         place = jnp.zeros(shape) if ends else jax.random.uniform(place_key, shape)
         between = _great_circle if spherical else _line
-        points = jnp.concatenate([between(start, end, t) for t in (place, place + epsilon)])
-        if classes is not None:
-            classes = jnp.tile(classes, 2)
+
+        def features(place: Array) -> Array:
+            # Both in calls of one shape, in which each pair meets the same noise.
+            images = generate(between(start, end, place), classes)
+            return extractor.network(images)[extractor.features].astype(jnp.float32)
+
         with jax.default_matmul_precision("highest"):
-            images = generate(points, classes)
-            features = extractor.network(images)[extractor.features].astype(jnp.float32)
-        near, far = jnp.split(features, 2)
+            near, far = features(place), features(place + epsilon)
         change = ((far - near) / epsilon) ** 2
         return change.reshape(batch_size, -1).sum(axis=1)
 
