@@ -421,6 +421,7 @@ def test_fit_saves_while_a_member_is_sound():
     assert saved == [(1,)]
 
 
+@pytest.mark.slow
 def test_fit_gives_members_batches_of_their_own(small):
     members = population(small, 2, own_batches=True)
     states, _ = fitted(members, jax.jit(members.init)(keys(2)))
@@ -483,6 +484,7 @@ def on_devices(process):
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_members_on_devices_train_as_they_would_alone(on_devices):
     assert len(on_devices["errors"]) == len(DEVICE_CASES) + 2
     for name, error in on_devices["errors"].items():

@@ -243,6 +243,7 @@ def test_real_and_fake_are_classified_as_in_the_paper():
     assert run(both)[1]["penalty/a"] > run(real)[1]["penalty/a"]
 
 
+@pytest.mark.slow
 def test_a_discriminator_without_class_logits_is_told_so():
     algorithm = ganjax.gan(
         dcgan.Generator((8, 8, 1), width=4, num_classes=CLASSES),
