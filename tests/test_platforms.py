@@ -23,6 +23,7 @@ SHAPES = {
     "grid": (2,),
     "images": (64, 64, 3),
     "tfds:cifar10": (32, 32, 3),
+    "stacked_fashion_mnist": (28, 28, 3),
 }
 # What no shipped configuration asks for: (configuration, its model's fields, those of `train`).
 OTHERS = {

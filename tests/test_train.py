@@ -63,7 +63,7 @@ def small(settings, folder, image_size=None):
     if settings.data.source not in DATASETS:
         size = settings.data.image_size or (32, 32)
         data = replace(data, source=str(folder), image_size=size)
-    if image_size and data.source not in ("ring", "grid"):
+    if image_size and data.source not in ("ring", "grid", "stacked_fashion_mnist"):
         data = replace(data, image_size=image_size)
     return replace(
         settings,
