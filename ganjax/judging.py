@@ -322,22 +322,20 @@ def _stamp(dataset: Dataset) -> str:
 
 
 def parts_of(dataset: Dataset) -> Iterator[np.ndarray]:
-    for start in range(0, dataset.num_examples, _PART):
-        stop = min(start + _PART, dataset.num_examples)
-        yield dataset.batch(np.arange(start, stop))["image"]
+    """Yield the images of a data set, (up to 250, H, W, C) uint8 at a time."""
+    return (batch["image"] for batch in _batches(dataset))
 
 
 def labels_of(dataset: Dataset) -> np.ndarray:
+    """Return the labels (N,) of a data set; those of a streamed one come with its images."""
     if dataset.arrays is not None:
         return dataset.arrays["label"]
-    parts = range(0, dataset.num_examples, _PART)
-    ends = [min(start + _PART, dataset.num_examples) for start in parts]
-    return np.concatenate(
-        [
-            dataset.batch(np.arange(start, stop))["label"]
-            for start, stop in zip(parts, ends, strict=True)
-        ]
-    )
+    return np.concatenate([batch["label"] for batch in _batches(dataset)])
+
+
+def _batches(dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
+    for start in range(0, dataset.num_examples, _PART):
+        yield dataset.batch(np.arange(start, min(start + _PART, dataset.num_examples)))
 
 
 def _num_shown(num_classes: int) -> int:

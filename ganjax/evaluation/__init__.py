@@ -4,6 +4,7 @@ from ganjax.evaluation.choice import choose_extractor
 from ganjax.evaluation.classifier import cifar10_classifier, fashion_mnist_classifier
 from ganjax.evaluation.collapse import diversity, is_collapsed
 from ganjax.evaluation.extractor import Extractor, compiled_extractor, pixels
+from ganjax.evaluation.figure import Figure, fingerprint
 from ganjax.evaluation.inception import inception_v3
 from ganjax.evaluation.metrics import (
     frechet_distance,
@@ -23,26 +24,26 @@ from ganjax.evaluation.neighbors import (
 )
 from ganjax.evaluation.plane import modes_covered
 from ganjax.evaluation.protocol import (
-    FIGURES,
-    HIGHER_IS_BETTER,
-    METRICS,
-    Figure,
-    Metric,
-    Reference,
-    Samples,
-    check_metrics,
-    check_reference,
     compare,
     draw_samples,
     evaluate_images,
     evaluate_points,
-    fingerprint,
     look_at,
     prepare_reference,
 )
 from ganjax.evaluation.references import cached_reference, read_statistics
 from ganjax.evaluation.smoothness import perceptual_path_length
 from ganjax.evaluation.stacked import StackedModes, stacked_classifier, stacked_modes
+from ganjax.evaluation.table import (
+    FIGURES,
+    HIGHER_IS_BETTER,
+    METRICS,
+    Metric,
+    Reference,
+    Samples,
+    check_metrics,
+    check_reference,
+)
 from ganjax.evaluation.text import (
     bits_per_character,
     bleu,

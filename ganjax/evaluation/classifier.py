@@ -40,6 +40,14 @@ CLASSES = (
 )
 
 
+def _folded(images: Array) -> Array:
+    """Return images (B, H, W, C) as float32 (B, H/2, W/2, 4C): four pixels become channels."""
+    x = as_float_images(images)
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
 class Classifier(nn.Module):
     """Four convolutions and a dense layer of features, each with batch norm, then the logits.
 
@@ -65,16 +73,13 @@ class Classifier(nn.Module):
         def norm(x: Array, name: str) -> Array:
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x)
 
-        x = as_float_images(images)
-        batch, height, width, _ = x.shape
-        x = x.reshape(batch, height // 2, 2, width // 2, 2).transpose(0, 1, 3, 2, 4)
-        x = x.reshape(batch, height // 2, width // 2, 4)
+        x = _folded(images)
         for index, channels in enumerate(self.widths):
             strides = 2 if index == 2 else 1
             x = nn.Conv(channels, (3, 3), strides, use_bias=False, name=f"conv{index}")(x)
             x = nn.relu(norm(x, f"norm{index}"))
         x = nn.Conv(self.summary_width, (1, 1), use_bias=False, name="summary")(x)
-        x = nn.Dense(self.num_features, use_bias=False, name="features")(x.reshape(batch, -1))
+        x = nn.Dense(self.num_features, use_bias=False, name="features")(x.reshape(len(x), -1))
         features = nn.relu(norm(x, "features_norm"))
         logits = nn.Dense(self.num_classes, name="logits")(features)
         return {"features": features, "logits": logits}
@@ -102,10 +107,7 @@ class ColorClassifier(nn.Module):
         def norm(x: Array, name: str) -> Array:
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x)
 
-        x = as_float_images(images)
-        batch, height, width, channels = x.shape
-        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(batch, height // 2, width // 2, 4 * channels)
+        x = _folded(images)
         for stage, channels in enumerate(self.widths):
             for index in range(2):
                 strides = 2 if stage and not index else 1
@@ -113,7 +115,7 @@ class ColorClassifier(nn.Module):
                 x = nn.Conv(channels, (3, 3), strides, use_bias=False, name=name)(x)
                 x = nn.relu(norm(x, f"norm{stage}_{index}"))
         x = nn.Conv(32, (1, 1), use_bias=False, name="summary")(x)
-        x = nn.Dense(self.num_features, use_bias=False, name="features")(x.reshape(batch, -1))
+        x = nn.Dense(self.num_features, use_bias=False, name="features")(x.reshape(len(x), -1))
         features = nn.relu(norm(x, "features_norm"))
         logits = nn.Dense(self.num_classes, name="logits")(features)
         return {"features": features, "logits": logits}

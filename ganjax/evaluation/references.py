@@ -11,7 +11,8 @@ import numpy as np
 
 from ganjax.evaluation.extractor import Extractor, weights_sha256
 from ganjax.evaluation.moments import Moments
-from ganjax.evaluation.protocol import Reference, prepare_reference
+from ganjax.evaluation.protocol import prepare_reference
+from ganjax.evaluation.table import Reference
 from ganjax.evaluation.weights import cache_directory, write_archive
 from ganjax.types import InputError
 
