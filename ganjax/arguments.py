@@ -13,7 +13,7 @@ PROGRAM = "ganjax"
 
 def check_flags(arguments: list[str], known: Sequence[str]) -> None:
     """Answer a mistyped flag with one sentence and the nearest right one."""
-    from ganjax import config
+    from ganjax import plain
 
     spelled = {name.replace("_", "-"): name for name in known}
     for argument in arguments:
@@ -22,19 +22,19 @@ def check_flags(arguments: list[str], known: Sequence[str]) -> None:
         name = argument[2:].split("=", 1)[0].replace("_", "-")
         bare = ".".join(part.removeprefix("no-") for part in name.split("."))
         if name not in spelled and bare not in spelled:
-            raise InputError(config.unknown_field(name, list(spelled)))
+            raise InputError(plain.unknown_field(name, list(spelled)))
 
 
 def read(arguments: list[str], options: type, name: str, positional: str) -> tuple[str, Any]:
     """Return the one positional argument and the options of a command."""
-    from ganjax import config
+    from ganjax import plain
 
     first = next((a for a in arguments[:1] if not a.startswith("-")), None)
     wants_help = "-h" in arguments or "--help" in arguments
     if first is None and not wants_help:
         raise InputError(f"expected `{PROGRAM} {name} {positional} ...`; see --help")
     rest = arguments[1:] if first else arguments
-    check_flags(rest, config.field_names(options()))
+    check_flags(rest, plain.field_names(options()))
     prog = f"{PROGRAM} {name} {first or positional}"
     return first or "", parse(options, rest, prog=prog)
 

@@ -51,6 +51,23 @@ def vary_alike(*arrays: Array) -> tuple[Array, ...]:
     return tuple(cast(a) for a in arrays)
 
 
+def vary(tree: Any) -> Any:
+    """Cast arrays with axes to vary over the devices, as a loop's carry has to that will.
+
+    Scalars are left as they are.
+    """
+    bound = bound_axes()
+    if not bound:
+        return tree
+    tracked = varying_axes(lax.axis_index(bound))
+
+    def cast(array):
+        missing = tuple(tracked - varying_axes(array))
+        return lax.pcast(array, missing, to="varying") if missing and array.ndim else array
+
+    return jax.tree.map(cast, tree)
+
+
 def num_shares() -> int:
     """Return how many devices hold a share of the batch: global over local batch size."""
     return lax.axis_size(bound_axes()) if bound_axes() else 1

@@ -4,77 +4,24 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from ganjax import checkpoint, config, data, penalties, players
+from ganjax import build_text, checkpoint, config, data, players
 from ganjax.augment import AUGMENTATIONS, Augment, ada, from_names, scheduled
-from ganjax.config import Config, OptimizerSettings
+from ganjax.config import Config
+from ganjax.experiment import Experiment, Model, Phase
 from ganjax.gan import gan
-from ganjax.latents import Latents
 from ganjax.losses import LOSSES
 from ganjax.networks.layers import as_network, rematerialized, require_choice
 from ganjax.networks.standing import standing_statistics
+from ganjax.optimizers import cosine, first_layers, freeze, lazy_correction, make_optimizer
 from ganjax.penalties import DISCRIMINATOR_TERMS, GENERATOR_TERMS, Term
 from ganjax.run import RunDirectory
-from ganjax.types import Algorithm, Array, InputError, Optimizer, TrainState
+from ganjax.types import Array, InputError, TrainState
 from ganjax.vae import LIKELIHOODS, reconstruct, vae
-
-
-class Model(NamedTuple):
-    """What a configuration makes for data of one shape.
-
-    Attributes:
-      algorithm: how it is trained and sampled.
-      networks: Linen modules by player's name.
-      latents: distribution of what is sampled from.
-      shape: of one example, such as (28, 28, 1).
-      num_classes: 0 where unconditional.
-      reconstruct: `(state, images, labels, ema) -> images` for a model that can, or None.
-    """
-
-    algorithm: Algorithm
-    networks: dict[str, Any]
-    latents: Latents
-    shape: tuple[int, ...]
-    num_classes: int
-    reconstruct: Callable[..., Array] | None = None
-
-
-class Phase(NamedTuple):
-    """A part of a run with one algorithm.
-
-    Attributes:
-      algorithm: what trains.
-      steps: for how long.
-      transfer: `(fresh state, state of the phase before or None) -> state` to start from, or None
-        for the fresh one.
-    """
-
-    algorithm: Algorithm
-    steps: int
-    transfer: Callable[[TrainState, TrainState | None], TrainState] | None = None
-
-
-class Experiment(NamedTuple):
-    """Everything a run needs.
-
-    Attributes:
-      config: what it was made from.
-      model: the model that the last phase ends with.
-      phases: one after another.
-      train: the data to train on.
-      held_out: the data kept away, or None.
-    """
-
-    config: Config
-    model: Model
-    phases: Sequence[Phase]
-    train: data.Dataset
-    held_out: data.Dataset | None
 
 
 def build(settings: Config) -> Experiment:
@@ -93,17 +40,20 @@ def build(settings: Config) -> Experiment:
     if settings.model.conditional and not train.num_classes:
         raise InputError(f"model.conditional needs labels, but {train.name} has none")
     num_classes = train.num_classes if settings.model.conditional else 0
-    model = build_model(settings, train.features["image"][0], num_classes)
-    transfer = None
+    model = build_model(settings, data_shape(train), num_classes, form_of(train))
+    transfer = model.transfer
     if settings.train.init_from is not None:
         RunDirectory(settings.train.init_from).record()  # fails before anything is written
         transfer = functools.partial(_start_from, settings.train.init_from)
-    phases = (Phase(model.algorithm, settings.train.steps, transfer),)
+    before = sum(phase.steps for phase in model.earlier)
+    phases = (*model.earlier, Phase(model.algorithm, settings.train.steps - before, transfer))
     return Experiment(settings, model, phases, train, held_out)
 
 
 def load_data(settings: Config) -> tuple[data.Dataset, data.Dataset | None]:
     """Return the data to train on, and the data kept away or None."""
+    if isinstance(settings.model, config.OF_TEXT):
+        return build_text.load_data(settings)
     return data.load(
         settings.data.source,
         split=settings.data.split,
@@ -116,20 +66,42 @@ def load_data(settings: Config) -> tuple[data.Dataset, data.Dataset | None]:
     )
 
 
-def build_model(settings: Config, shape: Sequence[int], num_classes: int) -> Model:
+def form_of(dataset: data.Dataset) -> data.TextForm | None:
+    """Return what the tokens of a data set are, or None where it is none of text."""
+    return getattr(dataset, "form", None)
+
+
+def data_shape(dataset: data.Dataset) -> tuple[int, ...]:
+    """Return the shape of one example as models take it: of text (length, vocabulary size)."""
+    form = form_of(dataset)
+    return dataset.features["image"][0] if form is None else (form.length, form.vocab_size)
+
+
+def build_model(
+    settings: Config,
+    shape: Sequence[int],
+    num_classes: int,
+    form: data.TextForm | None = None,
+) -> Model:
     """Return the model of a configuration for examples of `shape`.
 
     Args:
       settings: the configuration.
       shape: of one example: (H, W, C) of an image, (2,) of a point.
       num_classes: 0 for an unconditional model.
+      form: what the tokens are, for a model of text.
     """
     config.check(settings)
     families = {config.GAN: _build_gan, config.VAE: _build_vae}
+    families |= dict.fromkeys(config.OF_TEXT, build_text.build_model)
     if type(settings.model) not in families:
-        raise InputError(f"model has to be a GAN or a VAE, got {type(settings.model).__name__}")
+        names = ", ".join(kind.__name__ for kind in families)
+        raise InputError(f"model has to be one of {names}; got {type(settings.model).__name__}")
+    given = (tuple(shape), num_classes)
+    if isinstance(settings.model, config.OF_TEXT):
+        given = (form,)
     try:
-        return families[type(settings.model)](settings, tuple(shape), num_classes)
+        return families[type(settings.model)](settings, *given)
     except InputError:
         raise
     except ValueError as error:  # from pieces that know nothing of configurations
@@ -164,9 +136,9 @@ def _build_gan(settings: Config, shape: tuple[int, ...], num_classes: int) -> Mo
             updates += 1 / interval
         optimizers[player] = make_optimizer(optimizer, settings.train.steps, updates)
     if model.freeze_discriminator_layers:
-        optimizers["discriminator"] = _freeze(
+        optimizers["discriminator"] = freeze(
             optimizers["discriminator"],
-            _first_layers(
+            first_layers(
                 parts["discriminator"], shape, model.freeze_discriminator_layers, num_classes
             ),
         )
@@ -229,23 +201,6 @@ def _schedules(model: config.GAN, steps: int) -> dict[str, Callable[[Array], Arr
     return schedules
 
 
-def cosine(final: float, steps: int) -> Callable[[Array], Array]:
-    """Return a factor that goes from 1 to `final` in half a cosine, and stays there.
-
-    References:
-      Huang et al. 2024, R3GAN, arXiv:2501.05441: for every hyper-parameter.
-
-    >>> [round(float(cosine(0.1, 10)(step)), 3) for step in (0, 5, 10, 99)]
-    [1.0, 0.55, 0.1, 0.1]
-    """
-
-    def factor(step):
-        left = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))
-        return final + left * (1.0 - final)
-
-    return factor
-
-
 def _build_vae(settings: Config, shape: tuple[int, ...], num_classes: int) -> Model:
     model = settings.model
     parts = _parts(model.network, ("encoder", "decoder"), settings, shape, num_classes)
@@ -287,106 +242,6 @@ def _trained(parts, names, settings):
     """Return the networks in the form in which they are trained."""
     wrap = rematerialized if settings.train.rematerialize else as_network
     return [wrap(parts[name]) for name in names]
-
-
-def make_optimizer(
-    settings: OptimizerSettings, steps: int, updates_per_step: float = 1
-) -> Optimizer:
-    """Return the optimizer of a network that is trained for `steps` steps.
-
-    Args:
-      settings: of the optimizer.
-      steps: where schedules end, unless the settings say it.
-      updates_per_step: of this network, lazy ones included.
-    """
-    steps = settings.schedule_steps or steps
-    beta2 = settings.beta2
-    if settings.final_beta2 is not None:
-        towards = cosine(settings.final_beta2 / settings.beta2, steps)
-
-        def beta2(count):
-            return settings.beta2 * towards(count / updates_per_step)
-
-    transforms = {
-        "adam": lambda: players.scale_by_adam(settings.beta1, beta2, settings.epsilon),
-        "rmsprop": lambda: optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False),
-        "sgd": lambda: optax.trace(settings.beta1) if settings.beta1 else optax.identity(),
-    }
-    transform = transforms[settings.name]()
-    if settings.clip_norm is not None:
-        transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm), transform)
-    schedule = None
-    if settings.schedule != "constant" or settings.warmup_steps:
-        final = settings.final_learning_rate / settings.learning_rate
-
-        def schedule(step):
-            done = jnp.clip(step / steps, 0.0, 1.0)
-            factor = {
-                "constant": 1.0,
-                "linear": 1.0 - done * (1.0 - final),
-                "cosine": cosine(final, steps)(step),
-            }[settings.schedule]
-            return factor * jnp.minimum(1.0, (step + 1) / max(1, settings.warmup_steps))
-
-    constraint = None
-    if settings.clip_weights is not None:
-        constraint = penalties.clip_weights(settings.clip_weights)
-    return Optimizer(transform, settings.learning_rate, schedule, constraint)
-
-
-def lazy_correction(settings: OptimizerSettings, interval: int) -> OptimizerSettings:
-    """Return optimizer settings for lazy terms of this interval, see `ganjax.adam`.
-
-    >>> round(lazy_correction(OptimizerSettings(learning_rate=0.0025), 16).learning_rate, 6)
-    0.002353
-    """
-    rate, beta1, beta2 = players.lazy_correction(
-        settings.learning_rate, settings.beta1, settings.beta2, interval
-    )
-    final_rate, _, final_beta2 = players.lazy_correction(
-        settings.final_learning_rate, 0.0, settings.final_beta2 or 0.0, interval
-    )
-    return dataclasses.replace(
-        settings,
-        learning_rate=rate,
-        beta1=beta1,
-        beta2=beta2,
-        final_learning_rate=final_rate,
-        final_beta2=None if settings.final_beta2 is None else final_beta2,
-    )
-
-
-def _freeze(optimizer: Optimizer, names: Sequence[str]) -> Optimizer:
-    """Let the top-level parts of the parameters with these names keep their values."""
-
-    def zero(updates):
-        return {
-            name: jax.tree.map(jnp.zeros_like, value) if name in names else value
-            for name, value in updates.items()
-        }
-
-    frozen = optax.chain(optimizer.transform, optax.stateless(lambda updates, _: zero(updates)))
-    return optimizer._replace(transform=frozen)
-
-
-def _first_layers(module: Any, shape: Sequence[int], count: int, num_classes: int) -> list[str]:
-    """Return the names of the first `count` layers with a kernel, and of what follows each."""
-    order: list[str] = []
-
-    def init():
-        labels = jnp.zeros(1, jnp.int32) if num_classes else None
-        variables = module.init(jax.random.key(0), jnp.zeros((1, *shape)), labels, train=True)
-        order.extend(variables["params"])  # in the order of creation, which jit would sort
-        return variables
-
-    params = jax.eval_shape(init)["params"]
-    kernels = [name for name in order if "kernel" in params[name]]
-    if count >= len(kernels):
-        raise InputError(
-            f"model.freeze_discriminator_layers is {count}, but the discriminator has only "
-            f"{len(kernels)} layers, of which one has to learn"
-        )
-    return order[: order.index(kernels[count])]
 
 
 def _start_from(path: str, state: TrainState, previous: TrainState | None) -> TrainState:
@@ -464,9 +319,10 @@ def describe_data(dataset: data.Dataset, num_classes: int) -> Mapping[str, Any]:
     return {
         "name": dataset.name,
         "split": dataset.split,
-        "shape": list(dataset.features["image"][0]),
+        "shape": list(data_shape(dataset)),
         "num_classes": num_classes,
         "class_names": list(dataset.class_names) if num_classes else [],
         "num_examples": dataset.num_examples,
         "fingerprint": dataset.fingerprint,
+        **({} if form_of(dataset) is None else {"text": form_of(dataset).to_json()}),
     }

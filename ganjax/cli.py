@@ -149,7 +149,7 @@ def _configured(command: str, arguments: list[str], extra: type) -> tuple[Any, A
     """Return the configuration that arguments make, and the other options of the command."""
     import tyro
 
-    from ganjax import config
+    from ganjax import config, plain
 
     name, *rest = arguments
     if name.startswith("-"):
@@ -160,7 +160,7 @@ def _configured(command: str, arguments: list[str], extra: type) -> tuple[Any, A
     )
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     default = options_type(**values)
-    check_flags(rest, config.field_names(default))
+    check_flags(rest, plain.field_names(default))
     options = parse(
         options_type,
         rest,

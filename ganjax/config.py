@@ -9,23 +9,27 @@ import dataclasses
 import difflib
 import importlib.util
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganjax import plain
 from ganjax.evaluation import FIGURES, METRICS
+from ganjax.evaluation.text_table import TEXT_FIGURES, TEXT_METRICS
 from ganjax.networks.biggan import BigGAN
+from ganjax.networks.conv_text import ConvText
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.dcgan import DCGAN
+from ganjax.networks.gpt import GPT
 from ganjax.networks.layers import require_choice
 from ganjax.networks.mlp import MLP
 from ganjax.networks.r3gan import R3GAN
+from ganjax.networks.recurrent import LSTM
 from ganjax.networks.sagan import SAGAN
 from ganjax.networks.sngan import SNGAN
 from ganjax.networks.stylegan2 import StyleGAN2
+from ganjax.networks.text import LSTMPair, RelGAN, SeqGAN
 from ganjax.networks.wgan_gp import WGANGP
 from ganjax.types import InputError
 
@@ -39,7 +43,31 @@ NETWORKS: dict[str, type] = {
     "stylegan2": StyleGAN2,
     "r3gan": R3GAN,
     "conv_vae": ConvVAE,
+    "gpt": GPT,
+    "lstm": LSTM,
+    "seqgan": SeqGAN,
+    "relgan": RelGAN,
+    "lstm_pair": LSTMPair,
+    "conv_text": ConvText,
 }
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a text becomes tokens; only for models of text."""
+
+    tokens: str = "characters"
+    """characters, bytes, words (between spaces), bpe, or the path of a tokenizer.json."""
+    length: int = 64
+    """Tokens of a sequence; of a line the most it may have, its end included."""
+    lines: bool = False
+    """Take each line for itself; otherwise the text is one stream of windows."""
+    long_lines: str = "refuse"
+    """What to do with lines that are longer: refuse, cut or drop."""
+    vocab_size: int | None = None
+    """The most tokens to tell apart; rarer words or characters are unknown then."""
+    oracle_seed: int = 0
+    """Of the oracle's weights and sequences."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +76,12 @@ class Data:
 
     source: str = "fashion_mnist"
     """fashion_mnist, stacked_fashion_mnist, ring or grid (built in), tfds:NAME, a folder or zip of
-    images, or a file (.npz, .npy, idx)."""
+    images, or a file (.npz, .npy, idx). Of text: tiny_shakespeare or oracle (built in), a .txt or
+    .txt.gz, a folder of them, or tfds:NAME."""
     split: str = "train"
     """The part of a set that has parts."""
     held_out: int = 1000
-    """Examples kept away from training, for the scores."""
+    """Examples kept away from training, for the scores; of a running text, windows at its end."""
     image_size: tuple[int, int] | None = None
     """Height and width to resize to; needed where the images differ in size."""
     channels: int | None = None
@@ -65,6 +94,8 @@ class Data:
     """device (all examples in device memory), stream (from the host), or auto (by size)."""
     num_workers: int = 0
     """Processes that decode a streamed set; 0 decodes in threads."""
+    text: Text = field(default_factory=Text)
+    """How a text becomes tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,8 @@ class OptimizerSettings:
     """Let Adam's beta2 go there in a cosine over schedule_steps (R3GAN)."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    """What matrices lose of themselves, times the learning rate (AdamW)."""
     clip_norm: float | None = None
     """Scale gradients down to this global norm."""
     clip_weights: float | None = None
@@ -199,6 +232,72 @@ class VAE:
 
 
 @dataclass(frozen=True)
+class LanguageModel:
+    """A model of the next token, trained on its likelihood."""
+
+    network: Any = field(default_factory=GPT)
+    """The network."""
+    conditional: bool = False
+    """Has to be False: texts have no labels here."""
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(learning_rate=1e-3, beta1=0.9)
+    )
+    """How it is optimised."""
+    ema_half_life_images: float | None = None
+    """Half-life of the running average in sequences; None for none."""
+    ema_ramp_up: float | None = None
+    """Bound the half-life by this share of the sequences seen so far."""
+
+
+@dataclass(frozen=True)
+class TextGAN:
+    """An adversarial game between a writer and a judge, after training on the likelihood."""
+
+    network: Any = field(default_factory=LSTMPair)
+    """The two networks."""
+    conditional: bool = False
+    """Has to be False: texts have no labels here."""
+    estimator: str = "gumbel"
+    """How the generator learns through choices: gumbel (relaxed tokens), straight_through (tokens,
+    with the derivative of relaxed ones), or policy_gradient (SeqGAN)."""
+    loss: str = "non_saturating"
+    """As of a GAN; of policy_gradient the discriminator's."""
+    generator: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """How the generator is optimised while it plays."""
+    discriminator: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """How the discriminator is optimised."""
+    pretrain: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(learning_rate=1e-2, beta1=0.9, clip_norm=5.0)
+    )
+    """How the generator is optimised on the likelihood."""
+    pretrain_steps: int = 0
+    """Steps of that; the rest of train.steps is adversarial."""
+    discriminator_pretrain_steps: int = 0
+    """Steps that train the discriminator alone after it, part of train.steps (policy_gradient)."""
+    discriminator_steps: int = 1
+    """Discriminator updates for one generator update."""
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)
+    """Penalties of the discriminator by name, as of a GAN."""
+    inverse_temperature: float = 1.0
+    """How sharp relaxed tokens are; where final_inverse_temperature is set, at the start."""
+    final_inverse_temperature: float | None = None
+    """Let it grow there exponentially over temperature_steps (RelGAN: 1 to 1000)."""
+    temperature_steps: int = 5000
+    """Steps over which it would; RelGAN's 5,000 are more than it trains for."""
+    num_rollouts: int = 16
+    """Sequences for each choice (policy_gradient)."""
+    rollout_rate: float = 0.8
+    """What the weights that roll out keep of themselves in an update (policy_gradient)."""
+    baseline: bool = False
+    """Take the mean reward off each place's (policy_gradient; not in the paper)."""
+    ema_half_life_images: float | None = None
+    """Half-life of the generator's running average in sequences; None for none. Not with
+    policy_gradient."""
+    ema_ramp_up: float | None = None
+    """Bound the half-life by this share of the sequences seen so far."""
+
+
+@dataclass(frozen=True)
 class Train:
     """How long, how fast, and what is written on the way."""
 
@@ -252,7 +351,8 @@ class Evaluation:
     metrics: tuple[str, ...] = ()
     """frechet_distance, classifier_score, kernel_distance, precision_recall, density_coverage,
     frechet_distance_at_infinity, intra_class_frechet_distance, stacked_modes; by default the first,
-    and the second where the extractor knows classes."""
+    and the second where the extractor knows classes. Of text: perplexity, bits_per_character,
+    nll_oracle, bleu, self_bleu, distinct; by default those that the data allows."""
     extractor: str = "auto"
     """The network that judges: auto (the shipped classifier for this size, else pixels),
     fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the
@@ -283,8 +383,13 @@ class Config:
     """How samples are scored."""
 
 
-MODELS: dict[str, type] = {"gan": GAN, "vae": VAE}
-_TAGS = {**MODELS, **NETWORKS}
+MODELS: dict[str, type] = {
+    "gan": GAN,
+    "vae": VAE,
+    "language_model": LanguageModel,
+    "text_gan": TextGAN,
+}
+OF_TEXT = (LanguageModel, TextGAN)
 
 
 def to_json(config: Any) -> Any:
@@ -293,15 +398,7 @@ def to_json(config: Any) -> Any:
     >>> to_json(Config(model=GAN()))["model"]["network"]["type"]
     'dcgan'
     """
-    if dataclasses.is_dataclass(config):
-        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        tag = [name for name, kind in _TAGS.items() if kind is type(config)]
-        return {"type": tag[0], **fields} if tag else fields
-    if isinstance(config, Mapping):
-        return {name: to_json(value) for name, value in config.items()}
-    if isinstance(config, list | tuple):
-        return [to_json(value) for value in config]
-    return config
+    return plain.encode(config, {**MODELS, **NETWORKS})
 
 
 def from_json(value: Any) -> Config:
@@ -310,103 +407,7 @@ def from_json(value: Any) -> Config:
     Raises:
       InputError: a field is unknown, missing or of another type.
     """
-    return _decode(value, Config, "")
-
-
-def _decode(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as an instance of the annotation `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        kind = _tagged(value, MODELS if where == ".model" else NETWORKS, where)
-        value = {name: item for name, item in value.items() if name != "type"}
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(value, kind, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _decode(value, next(a for a in arguments if a is not type(None)), where)
-    if origin is Mapping and isinstance(value, dict):
-        return {k: _decode(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
-    if origin is tuple and isinstance(value, list):
-        many = len(arguments) == 2 and arguments[1] is Ellipsis
-        kinds = [arguments[0]] * len(value) if many else arguments
-        if len(kinds) == len(value):
-            return tuple(_decode(v, k, where) for v, k in zip(value, kinds, strict=True))
-    if kind is float and type(value) is int:
-        return float(value)
-    # bool is an int in Python, but not in a configuration.
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    wanted = "a mapping" if origin is Mapping else getattr(kind, "__name__", str(kind))
-    if origin is tuple:
-        names = ("..." if kind is Ellipsis else kind.__name__ for kind in arguments)
-        wanted = f"({', '.join(names)})"
-    raise InputError(f"{where.strip('.')} is {value!r}, expected {wanted}")
-
-
-def _tagged(value, kinds, where):
-    """Return the class of a model or a network, which its entry `type` names."""
-    where, names = where.strip("."), list(kinds)
-    if not isinstance(value, dict) or "type" not in value:
-        raise InputError(
-            f"{where} is {value!r}, expected a mapping with a type: {', '.join(names)}"
-        )
-    if value["type"] not in names:
-        near = difflib.get_close_matches(str(value["type"]), names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        expected = " or ".join(names)
-        raise InputError(f"{where} has the type {value['type']!r}, expected {expected}{hint}")
-    return kinds[value["type"]]
-
-
-def _decode_dataclass(value, kind, where):
-    if not isinstance(value, dict):
-        name = where.strip(".") or "the configuration"
-        raise InputError(f"{name} is {value!r}, expected a mapping")
-    hints = typing.get_type_hints(kind)
-    for field_ in dataclasses.fields(kind):
-        missing = dataclasses.MISSING
-        needed = field_.default is missing and field_.default_factory is missing
-        if needed and field_.name not in value:
-            raise InputError(f"the field {f'{where}.{field_.name}'.strip('.')!r} is missing")
-    for name in value:
-        if name not in hints:
-            raise InputError(unknown_field(f"{where}.{name}".strip("."), _names(hints, where)))
-    return kind(**{n: _decode(v, hints[n], f"{where}.{n}") for n, v in value.items()})
-
-
-def _names(hints, where):
-    return [f"{where}.{name}".strip(".") for name in hints]
-
-
-def field_names(config: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of every field that the command line can set.
-
-    >>> "train.steps" in field_names(Config(model=GAN()))
-    True
-    """
-    if dataclasses.is_dataclass(config):
-        items = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
-    elif isinstance(config, Mapping):
-        items = list(config.items())
-    else:
-        return [prefix]
-    return [
-        full for name, value in items for full in field_names(value, f"{prefix}.{name}".strip("."))
-    ]
-
-
-def unknown_field(name: str, known: list[str]) -> str:
-    """Return the sentence for a field that does not exist, with the nearest one that does."""
-    leaf = {full.rsplit(".", 1)[-1]: full for full in known}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not near:
-        near = [
-            leaf[match]
-            for match in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(leaf), n=1)
-        ]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"there is no field {name!r}{hint or ', see --help for those there are'}"
+    return plain.decode(value, Config, lambda where: MODELS if where == ".model" else NETWORKS)
 
 
 def check(config: Config) -> None:
@@ -423,12 +424,14 @@ def check(config: Config) -> None:
     for name, (value, bound) in values.items():
         if value < bound:
             raise InputError(f"{name} has to be {bound} or more, got {value}")
+    of_text = isinstance(config.model, OF_TEXT)
+    known, figures = (TEXT_METRICS, TEXT_FIGURES) if of_text else (METRICS, FIGURES)
     for metric in config.evaluation.metrics:
-        require_choice("evaluation.metrics", metric, METRICS)
+        require_choice("evaluation.metrics", metric, known)
     best, metrics = config.evaluation.best_metric, config.evaluation.metrics
     if best is not None:
-        require_choice("evaluation.best_metric", best, FIGURES)
-        if metrics and not any(best in METRICS[metric].names for metric in metrics):
+        require_choice("evaluation.best_metric", best, figures)
+        if metrics and not any(best in known[metric].names for metric in metrics):
             raise InputError(
                 f"evaluation.best_metric is {best}, which none of evaluation.metrics gives"
             )
@@ -436,6 +439,8 @@ def check(config: Config) -> None:
         raise InputError("evaluation.every_steps has to be 1 or more, or None")
     if isinstance(config.model, GAN):
         _check_schedules(config.model)
+    if isinstance(config.model, TextGAN):
+        _check_phases(config)
     if train.batch_size % train.micro_batches:
         raise InputError(
             f"train.batch_size {train.batch_size} does not divide into {train.micro_batches} "
@@ -459,6 +464,35 @@ def check(config: Config) -> None:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{name} is {value!r}, expected {' or '.join(allowed)}{hint}")
+
+
+def _check_phases(config: Config) -> None:
+    model = config.model
+    choices = ("gumbel", "straight_through", "policy_gradient")
+    require_choice("model.estimator", model.estimator, choices)
+    policy = model.estimator == "policy_gradient"
+    before = model.pretrain_steps + model.discriminator_pretrain_steps
+    least = {"pretrain_steps": 0, "discriminator_pretrain_steps": 0, "discriminator_steps": 1}
+    least |= {"num_rollouts": 1, "temperature_steps": 1}
+    for name, bound in least.items():
+        if getattr(model, name) < bound:
+            raise InputError(f"model.{name} has to be {bound} or more, got {getattr(model, name)}")
+    if before >= config.train.steps:
+        raise InputError(
+            f"train.steps {config.train.steps} has to be more than the {before} of model."
+            "pretrain_steps and model.discriminator_pretrain_steps, which are part of it"
+        )
+    for name in ("inverse_temperature", "final_inverse_temperature"):
+        value = getattr(model, name)
+        if value is not None and not value > 0:
+            raise InputError(f"model.{name} has to be positive, got {value}")
+    if policy and (model.penalties or model.ema_half_life_images is not None):
+        raise InputError(
+            "model.penalties and model.ema_half_life_images do not go with policy_gradient: leave "
+            "them out"
+        )
+    if not policy and model.discriminator_pretrain_steps:
+        raise InputError("model.discriminator_pretrain_steps is for policy_gradient: leave it out")
 
 
 def _check_schedules(model: GAN) -> None:

@@ -109,7 +109,12 @@ def collectives(text: str) -> tuple[Collective, ...]:
 
 
 def step_inputs(
-    algorithm: Algorithm, shape: Sequence[int], batch_size: int, num_classes: int = 0
+    algorithm: Algorithm,
+    shape: Sequence[int],
+    batch_size: int,
+    num_classes: int = 0,
+    *,
+    tokens: bool = False,
 ) -> tuple[TrainState, Batch]:
     """Return the shapes of a train step's arguments, to lower it without making any arrays.
 
@@ -118,6 +123,7 @@ def step_inputs(
       shape: of one example; (H, W, C) is taken for images in uint8, anything else for float32.
       batch_size: examples of one batch.
       num_classes: 0 where the batches have no labels.
+      tokens: whether the examples are sequences (S,) of tokens.
     """
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     lead = (batch_size,)
@@ -125,13 +131,20 @@ def step_inputs(
         lead = (algorithm.batches_per_step, batch_size)
     dtype = "uint8" if len(shape) == 3 else "float32"
     batch = {"image": jax.ShapeDtypeStruct((*lead, *shape), dtype)}
+    if tokens:
+        batch = {"tokens": jax.ShapeDtypeStruct((*lead, *shape), "int32")}
     if num_classes:
         batch["label"] = jax.ShapeDtypeStruct(lead, "int32")
     return state, batch
 
 
 def step_cost(
-    algorithm: Algorithm, shape: Sequence[int], batch_size: int, num_classes: int = 0
+    algorithm: Algorithm,
+    shape: Sequence[int],
+    batch_size: int,
+    num_classes: int = 0,
+    *,
+    tokens: bool = False,
 ) -> Cost:
     """Compile a train step for one device, with the state donated, and return what it costs.
 
@@ -141,6 +154,6 @@ def step_cost(
     >>> step_cost(algorithm, (2,), batch_size=16).complete
     True
     """
-    state, batch = step_inputs(algorithm, shape, batch_size, num_classes)
+    state, batch = step_inputs(algorithm, shape, batch_size, num_classes, tokens=tokens)
     step = jax.jit(algorithm.train_step, donate_argnums=0)
     return analyze(step.lower(state, batch).compile())

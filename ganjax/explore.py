@@ -272,9 +272,9 @@ def project(arguments: list[str]) -> int:
 
 
 def _load(run, step):
-    from ganjax.trained import load
+    from ganjax.trained import load_image_run
 
-    trained = load(run, step)
+    trained = load_image_run(run, step)
     if len(trained.model.shape) != 3:
         raise InputError(f"{run} makes points in the plane; this command shows images")
     return trained

@@ -61,7 +61,9 @@ def gan(
     discriminator update and of the generator update, before each of them.
 
     Args:
-      generator: Linen module or `Network`: latents, labels -> images, float in [-1, 1].
+      generator: Linen module or `Network`: latents, labels -> images, float in [-1, 1]. If its
+        variables have a collection `hyperparameters`, scalars by name, those are kept in
+        `state.hyperparameters`.
       discriminator: Linen module or `Network`: images, labels -> logits (B,) or
         `DiscriminatorOutput`.
       latents: distribution of the generator's input, such as `ganjax.latents.normal(100)`.
@@ -151,6 +153,7 @@ def gan(
             discriminator_key, images.astype(jnp.float32), labels
         )
         hyperparameters = players.init_weights(all_terms)
+        hyperparameters |= variables["generator"].get("hyperparameters", {})
         for name, optimizer in optimizers.items():
             if isinstance(optimizer, Optimizer):
                 hyperparameters[f"{name}_learning_rate"] = jnp.float32(optimizer.learning_rate)
@@ -185,6 +188,10 @@ def gan(
             name: value * schedules[name](state.step) if name in schedules else value
             for name, value in state.hyperparameters.items()
         }
+        if "hyperparameters" in generator_player.variables:
+            read = generator_player.variables["hyperparameters"]
+            read = {**generator_player.variables, "hyperparameters": _those(hyperparameters, read)}
+            generator_player = generator_player.replace(variables=read)
         transform = None
         if augment is not None:
             transform = functools.partial(augment.apply, state.augment)
@@ -350,3 +357,7 @@ def gan(
 
     latent_distribution = latents
     return Algorithm(init, train_step, sample, evaluate, batches_per_step)
+
+
+def _those(values: Mapping[str, Array], names: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: values[name] for name in names}

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from ganjax import data, evaluation
-from ganjax.build import Experiment, images_per_call, with_standing_statistics
+from ganjax.build import images_per_call, with_standing_statistics
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
+from ganjax.experiment import Experiment
+from ganjax.judging_text import TextJudge
 from ganjax.types import InputError, TrainState
 
 # Pictures show the same latents all through a run.
@@ -34,6 +36,11 @@ class Look(NamedTuple):
     samples: evaluation.Samples | None
     figures: dict[str, evaluation.Figure]
     about: dict[str, Any]
+
+
+def judge_of(experiment: Experiment) -> "Judge | TextJudge":
+    """Return what draws samples of an experiment's states and scores them."""
+    return Judge(experiment) if experiment.model.text is None else TextJudge(experiment)
 
 
 class Judge:

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 
 from ganjax import evaluation
-from ganjax.build import Experiment, build, images_per_call
+from ganjax.build import build, images_per_call
 from ganjax.config import GAN, Config, Data
+from ganjax.experiment import Experiment
+from ganjax.generation import Sampling
 from ganjax.judging import (
     Judge,
     as_json,
@@ -21,8 +23,10 @@ from ganjax.judging import (
     prepared,
     shape_of_images,
 )
+from ganjax.judging_text import TextJudge, require_of_text
 from ganjax.run import RunDirectory
-from ganjax.trained import load
+from ganjax.trained import load, load_image_run
+from ganjax.trained_text import TrainedText
 from ganjax.types import InputError
 
 
@@ -39,6 +43,7 @@ def evaluate(
     extractor: str | None = None,
     reference: str | None = None,
     reference_split: str | None = None,
+    sampling: Sampling | None = None,
 ) -> tuple[dict[str, evaluation.Figure], dict[str, float]]:
     """Score a run against real data, and keep the scores in the run directory.
 
@@ -55,11 +60,23 @@ def evaluate(
       extractor: as `metrics`.
       reference: as `metrics`.
       reference_split: as `metrics`.
+      sampling: how a model of text chooses tokens.
 
     Returns:
       The figures, and the means of what the model says of the held-out data.
     """
     trained = load(directory, step)
+    if isinstance(trained, TrainedText):
+        require_of_text(
+            {
+                "truncation": truncation,
+                "standing_batches": standing_batches,
+                "extractor": extractor,
+            },
+            directory,
+        )
+    elif sampling is not None:
+        raise InputError(f"--temperature is for models of text, and {directory} makes images")
     asked = {
         "standing_batches": standing_batches,
         "metrics": metrics,
@@ -69,19 +86,28 @@ def evaluate(
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     unused = [name for name in asked if name != "standing_batches"]
-    if len(trained.model.shape) != 3 and unused:
+    if len(trained.model.shape) == 1 and unused:
         flag = unused[0].replace("_", "-")
         raise InputError(f"--{flag} is for images, and {directory} makes points: leave it out")
     protocol = dataclasses.replace(trained.config.evaluation, ema=ema, **asked)
     settings = dataclasses.replace(trained.config, evaluation=protocol)
-    if protocol.reference in ("held out", "train"):
+    if trained.model.text is not None or protocol.reference in ("held out", "train"):
         experiment = build(settings)
     else:  # the run's own data need not be here
         experiment = Experiment(settings, trained.model, (), None, None)
-    judge = Judge(experiment, truncation=truncation)
+    if trained.model.text is not None:
+        judge = TextJudge(experiment, sampling=sampling or Sampling())
+    else:
+        judge = Judge(experiment, truncation=truncation)
     figures = judge.figures(trained.state, num_samples=num_samples, seed=seed)
+    held_out = judge.held_out(trained.state)
+    if not figures and not held_out:
+        raise InputError(
+            f"{directory} kept nothing away from its training (data.held_out 0): compare with "
+            "--reference train, or with another source"
+        )
     RunDirectory(directory).add_evaluation(trained.step, as_json(figures))
-    return figures, judge.held_out(trained.state)
+    return figures, held_out
 
 
 def compare(
@@ -185,7 +211,7 @@ def neighbors(
       ema: whether to use the running average where there is one.
       step: of the checkpoint; by default the latest sound one.
     """
-    trained = load(directory, step)
+    trained = load_image_run(directory, step)
     if len(trained.model.shape) != 3:
         raise InputError(f"{directory} makes points: neighbours are shown of images")
     if reference in ("train", "held out"):
@@ -232,7 +258,7 @@ def path_length(
       ema: whether to use the running average where there is one.
       step: of the checkpoint; by default the latest sound one.
     """
-    trained = load(directory, step)
+    trained = load_image_run(directory, step)
     if not trained.has_styles:
         raise InputError(
             f"{type(trained.config.model.network).__name__} has no styles: the path length is for "

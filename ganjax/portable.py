@@ -70,11 +70,11 @@ def export(arguments: list[str]) -> int:
     from ganjax import interop, players
     from ganjax.arguments import check_numbers, kind_of
     from ganjax.config import to_json
-    from ganjax.trained import load
+    from ganjax.trained import load_image_run
 
     check_numbers(options, batch_size=1)
     kind = kind_of(options.out, (".stablehlo", ""))
-    trained = load(run, options.step)
+    trained = load_image_run(run, options.step)
     model, state = trained.model, trained.state
     name = "generator" if "generator" in state.players else "decoder"
     if kind == "":

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 
 from ganjax import cost, loop
-from ganjax.build import Experiment, Model, num_parameters
+from ganjax.build import num_parameters
 from ganjax.evaluation import Figure
+from ganjax.experiment import Experiment, Model
 from ganjax.sharding import state_bytes
 from ganjax.train import Result
 from ganjax.trained import Trained
+from ganjax.trained_text import TrainedText
 
 
 class Console:
@@ -24,11 +26,11 @@ class Console:
         self._console = RichConsole(stderr=True, highlight=False)
         self._bar = None
         self._last_line = 0.0
-        self._steps = 0
+        self._steps, self._unit = 0, "images"
         self._mark = ""
 
-    def start(self, first_step: int, steps: int) -> None:
-        self._steps = steps
+    def start(self, first_step: int, steps: int, unit: str = "images") -> None:
+        self._steps, self._unit = steps, unit
         if not self._console.is_terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -67,7 +69,7 @@ class Console:
             self._bar.update(
                 self._task,
                 completed=progress.step,
-                speed=f"{speed:,.0f} images/s" if speed else "compiling",
+                speed=f"{speed:,.0f} {self._unit}/s" if speed else "compiling",
                 losses=losses + self._mark,
             )
             return
@@ -76,7 +78,7 @@ class Console:
         if time.monotonic() - self._last_line >= 10 or progress.step == self._steps:
             self._last_line = time.monotonic()
             self._console.print(
-                f"step {progress.step}/{self._steps}  {speed:,.0f} images/s  {losses}",
+                f"step {progress.step}/{self._steps}  {speed:,.0f} {self._unit}/s  {losses}",
                 soft_wrap=True,
             )
 
@@ -103,7 +105,8 @@ def print_result(result: Result, experiment_name: str) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     if result.images_per_second:
-        table.add_row("speed", f"{result.images_per_second:,.0f} images/s while training")
+        unit = "sequences" if result.picture.endswith(".txt") else "images"
+        table.add_row("speed", f"{result.images_per_second:,.0f} {unit}/s while training")
     table.add_row("time", f"{result.seconds:.0f} s in all")
     for figure in result.figures.values():
         label, value = _split(figure)
@@ -135,7 +138,10 @@ def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
         (f"parameters of the {name}", f"{num_parameters(player.params):,}")
         for name, player in state.players.items()
     ]
-    step = cost.step_cost(model.algorithm, model.shape, batch_size, model.num_classes)
+    shape, of_text = model.shape, model.text is not None
+    if of_text:
+        shape = (model.text.length + model.text.windows,)
+    step = cost.step_cost(model.algorithm, shape, batch_size, model.num_classes, tokens=of_text)
     of_a_batch = f"batch of {batch_size}"
     once = "" if step.complete else ", repeated updates counted once"
     rows.append(("FLOPs of a step", f"{_with_prefix(step.flops)} ({of_a_batch}{once})"))
@@ -156,6 +162,8 @@ def print_plan(experiment: Experiment) -> None:
     print(json.dumps(config.to_json(experiment.config), indent=2))
     held_out = experiment.held_out.num_examples if experiment.held_out else 0
     shape = "x".join(map(str, experiment.model.shape))
+    if experiment.model.text is not None:
+        shape = "{} tokens, {:,} different ones".format(*experiment.model.shape)
     rows = [
         ("data", f"{experiment.train.name}, {experiment.train.num_examples:,} of {shape}"),
         ("held out", f"{held_out:,}"),
@@ -164,7 +172,9 @@ def print_plan(experiment: Experiment) -> None:
     _print_rows(rows)
 
 
-def print_info(trained: Trained, record: Mapping[str, Any], evaluations: list) -> None:
+def print_info(
+    trained: Trained | TrainedText, record: Mapping[str, Any], evaluations: list
+) -> None:
     """Print what a run is: networks, sizes, data, device, and its latest scores."""
     data, settings = record["data"], trained.config
     batch_size = settings.train.batch_size * trained.model.algorithm.batches_per_step
@@ -175,7 +185,10 @@ def print_info(trained: Trained, record: Mapping[str, Any], evaluations: list) -
         ("trained on", f"{data['name']} ({data['split']}), {data['num_examples']:,} examples"),
         ("device", str(record.get("device", "unknown"))),
         ("step", f"{trained.step:,} of {settings.train.steps:,}"),
-        ("images seen", f"{trained.step * batch_size:,}"),
+        (
+            "images seen" if trained.model.text is None else "sequences seen",
+            f"{trained.step * batch_size:,}",
+        ),
         ("versions", ", ".join(f"{k} {v}" for k, v in record.get("versions", {}).items())),
     ]
     if evaluations:

@@ -11,22 +11,39 @@ class SampleOptions:
     """Generate samples from a run.
 
     The ending of --out decides what is written: .png a grid, .npz an array `samples` (N, H, W, C)
-    float32 in [-1, 1], and a name without ending a folder of single PNGs.
+    float32 in [-1, 1], and a name without ending a folder of single PNGs. A model of text writes to
+    the terminal, or to a .txt.
 
-    `ganjax sample runs/quickstart --num 64 --seed 3 --truncation 0.8 --out grid.png`
+      ganjax sample runs/quickstart --num 64 --seed 3 --truncation 0.8 --out grid.png
+      ganjax sample runs/char_gpt --prompt "ROMEO:" --top-p 0.95 --num 3
     """
 
-    num: int = 64
-    """How many samples."""
+    num: int | None = None
+    """How many samples; by default 64, of text 1."""
     seed: int = 0
-    """Of the latents."""
+    """Of the latents, or of the choices of tokens."""
+    prompt: str | None = None
+    """With which a text begins."""
+    tokens: int | None = None
+    """How many to write; by default 500, of lines a whole one."""
+    temperature: float | None = None
+    """How freely tokens are chosen: 1 as the model has learnt, 0 the likeliest."""
+    top_k: int | None = None
+    """Choose among the k likeliest tokens."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    min_p: float | None = None
+    """Choose among tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float | None = None
+    """Above 1: avoid tokens that are there already."""
     truncation: float | None = None
     """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
     from the mean style to go (0 to 1)."""
     labels: str | None = None
     """Classes by number, such as 0,1,2, taken in turn; by default all in turn."""
-    out: str = "samples.png"
-    """What to write: a .png, a .npz, or a folder."""
+    out: str | None = None
+    """What to write: a .png, a .npz, or a folder; of text a .txt. By default samples.png, and text
+    goes to the terminal."""
     columns: int | None = None
     """Columns of the grid."""
     ema: bool = True
@@ -38,17 +55,24 @@ class SampleOptions:
 
 
 def sample(arguments: list[str]) -> int:
-    """Generate samples from a run, as a grid, single pictures or an array."""
+    """Generate samples from a run: a grid, single pictures, an array, or text."""
     run, options = read(arguments, SampleOptions, "sample", "RUN")
     import jax
     import numpy as np
 
     from ganjax import pictures, train
     from ganjax.trained import load
+    from ganjax.trained_text import TrainedText
 
-    kind = kind_of(options.out, (".png", ".npz", ""))
-    check_numbers(options, num=1, columns=1, standing_batches=0)
+    check_numbers(options, num=1, columns=1, standing_batches=0, tokens=1)
     trained = load(run, options.step)
+    if isinstance(trained, TrainedText):
+        return _sample_text(trained, run, options)
+    _refuse(options, _OF_TEXT, f"is for text, and {run} makes images")
+    options = dataclasses.replace(
+        options, num=options.num or 64, out="samples.png" if options.out is None else options.out
+    )
+    kind = kind_of(options.out, (".png", ".npz", ""))
     if options.standing_batches:
         trained = trained.with_standing_statistics(options.standing_batches)
     samples = trained.sample(
@@ -73,6 +97,50 @@ def sample(arguments: list[str]) -> int:
         picture = pictures.grid(samples, columns=columns, upscale=max(1, 64 // samples.shape[1]))
         write_output(options.out, lambda path: pictures.save_png(path, picture))
     print(f"wrote {options.out}: {options.num} samples of {run} at step {trained.step}")
+    return 0
+
+
+_OF_TEXT = ("prompt", "tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_OF_IMAGES = ("truncation", "labels", "columns", "standing_batches")
+
+
+def _refuse(options, names, why):
+    unused = SampleOptions()
+    for name in names:
+        if getattr(options, name) != getattr(unused, name):
+            raise InputError(f"--{name.replace('_', '-')} {why}: leave it out")
+
+
+def _sample_text(trained, run, options) -> int:
+    """Write texts to the terminal as they come, or all at once to a file."""
+    import jax
+
+    from ganjax.generation import Sampling
+
+    _refuse(options, _OF_IMAGES, f"is for images, and {run} writes text")
+    chosen = {name: getattr(options, name) for name in _OF_TEXT[2:]}
+    sampling = Sampling(**{name: value for name, value in chosen.items() if value is not None})
+    sampling.check()
+    key, num, prompt = jax.random.key(options.seed), options.num or 1, options.prompt or ""
+    common = {"max_new_tokens": options.tokens, "sampling": sampling, "ema": options.ema}
+    if options.out is None:
+        for index in range(num):
+            if index:
+                print("-" * 40)
+            for piece in trained.stream(prompt, key=jax.random.fold_in(key, index), **common):
+                print(piece, end="", flush=True)
+            print()
+        return 0
+    kind_of(options.out, (".txt",))
+    texts = trained.write(prompt, num, key=key, **common)
+    between = f"\n{'-' * 40}\n" if trained.form.windows else "\n"
+
+    def save(path: str) -> None:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(between.join(texts) + "\n")
+
+    write_output(options.out, save)
+    print(f"wrote {options.out}: {num} texts of {run} at step {trained.step}")
     return 0
 
 
@@ -119,11 +187,11 @@ def interpolate(arguments: list[str]) -> int:
 
     from ganjax import latents, pictures
     from ganjax.networks.layers import require_choice
-    from ganjax.trained import load
+    from ganjax.trained import load_image_run
 
     kind = kind_of(options.out, (".png", ".gif", ".webp"))
     check_numbers(options, num_walks=1, num_points=2, num_steps=2, frames_per_second=1)
-    trained = load(run, options.step)
+    trained = load_image_run(run, options.step)
     if len(trained.model.shape) != 3:
         raise InputError("a walk shows images, but this model makes points in the plane")
     require_choice("--path", options.path, ("auto", "spherical", "linear"))

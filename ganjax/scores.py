@@ -21,15 +21,16 @@ class EvaluateOptions:
 
     metrics: tuple[str, ...] = ()
     """frechet_distance, classifier_score, kernel_distance, precision_recall, density_coverage,
-    frechet_distance_at_infinity, intra_class_frechet_distance or stacked_modes; by default what the
-    configuration says."""
+    frechet_distance_at_infinity, intra_class_frechet_distance or stacked_modes; of text perplexity,
+    bits_per_character, nll_oracle, bleu, self_bleu or distinct; by default what the configuration
+    says."""
     extractor: str | None = None
     """The network that judges: auto (the shipped classifier for this size, else pixels),
     fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the
     .pth of such a network, or FILE.py:FUNCTION."""
     reference: str | None = None
     """What to compare with: held out or train (of the run), a folder, zip, .npz or tfds:NAME of
-    images, or an .npz of statistics (mu, sigma)."""
+    images, or an .npz of statistics (mu, sigma); for the BLEU of text a .txt of sentences."""
     reference_split: str | None = None
     """The part of such a reference, where it has parts."""
     num_samples: int | None = None
@@ -43,6 +44,8 @@ class EvaluateOptions:
     """Sample the running average of the generator where there is one."""
     standing_batches: int | None = None
     """Batches over which batch norm's statistics are gathered anew (BigGAN: 16 or more)."""
+    temperature: float | None = None
+    """Of a model of text: how freely it chooses; 1 as it has learnt."""
     step: int | None = None
     """Of the checkpoint; by default the latest sound one."""
     image_size: tuple[int, int] | None = None
@@ -62,6 +65,12 @@ def evaluate(arguments: list[str]) -> int:
     of_images, of_a_run = ("image_size", "channels"), dataclasses.asdict(options)
     images = {name: of_a_run.pop(name) for name in of_images}
     of_a_run["metrics"] = options.metrics or None
+    temperature = of_a_run.pop("temperature")
+    if temperature is not None:
+        from ganjax.generation import Sampling
+
+        of_a_run["sampling"] = Sampling(temperature)
+        of_a_run["sampling"].check()
     if (RunDirectory(source).path / CONFIG).exists() or options.reference is None:
         given = [name for name, value in images.items() if value is not None]
         if given:

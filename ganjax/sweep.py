@@ -26,9 +26,11 @@ from ganjax.arguments import write_output
 from ganjax.build import build, describe_data, lazy_correction
 from ganjax.config import Config
 from ganjax.evaluation import Figure
+from ganjax.judging import Judge, judge_of
+from ganjax.judging_text import TextJudge
 from ganjax.population import Population, population
 from ganjax.run import METRICS, RunDirectory, device_name, versions
-from ganjax.train import Judge, Report, Silent, draw
+from ganjax.train import Report, Silent, draw
 from ganjax.types import InputError, TrainState
 
 SCORES = "scores.json"
@@ -116,6 +118,8 @@ def sweep(
     if settings.train.init_from is not None:
         raise InputError("members start afresh: leave out train.init_from")
     experiment = build(settings)
+    if len(experiment.phases) > 1:
+        raise InputError("a sweep trains in one phase: set the steps of the pre-training to 0")
     (phase,) = experiment.phases
     first = settings.train.seed
     if values is None:
@@ -163,16 +167,21 @@ def sweep(
         finally:
             report.stop()
         with loop.caught_signals() as signals:
-            judge, ended = Judge(experiment), []
+            judge, ended = judge_of(experiment), []
             for index, value in enumerate(shown):
                 report.note(f"scoring {swept} {value:g}")
                 one = _alone(members, state, index)
                 lost = index in log.lost or not bool(axes.all_finite((one.players, one.ema)))
                 ended.append(Member(value, {}, {}) if lost else _score(judge, one, value))
                 samples = judge.samples(one)
-                path = run.path / "samples" / f"{index}_{swept}_{value:g}.png"
+                of_text = isinstance(judge, TextJudge)
+                ending = "txt" if of_text else "png"
+                path = run.path / "samples" / f"{index}_{swept}_{value:g}.{ending}"
                 path.parent.mkdir(exist_ok=True)
-                draw(samples, experiment.model.num_classes, path, experiment.train)
+                if of_text:
+                    judge.show(samples, path)
+                else:
+                    draw(samples, experiment.model.num_classes, path, experiment.train)
                 if signals:
                     raise loop.StoppedError(phase.steps, signals[0])
         seconds = time.perf_counter() - started
@@ -195,7 +204,7 @@ def _alone(members: Population, state: TrainState, index: int) -> TrainState:
     return jax.device_put(members.member(state, index), jax.devices()[0])
 
 
-def _score(judge: Judge, state: TrainState, value: float) -> Member:
+def _score(judge: Judge | TextJudge, state: TrainState, value: float) -> Member:
     figures = judge.figures(state)
     scores = {name: float(figure.value) for name, figure in figures.items()}
     return Member(value, scores | judge.held_out(state), figures)

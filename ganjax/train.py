@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import Experiment, build, describe_data
+from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.data import Dataset
-from ganjax.judging import Judge, as_json
+from ganjax.experiment import Experiment
+from ganjax.judging import Judge, as_json, judge_of
+from ganjax.judging_text import TextJudge
 from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
 from ganjax.types import InputError, TrainState
 
@@ -23,7 +25,7 @@ from ganjax.types import InputError, TrainState
 class Report(Protocol):
     """What a run tells while it goes on; `ganjax.report` shows it in a terminal."""
 
-    def start(self, first_step: int, steps: int) -> None: ...
+    def start(self, first_step: int, steps: int, unit: str = "images") -> None: ...
 
     def progress(self, progress: loop.Progress) -> None: ...
 
@@ -37,7 +39,7 @@ class Report(Protocol):
 class Silent:
     """A report that nobody reads."""
 
-    def start(self, first_step: int, steps: int) -> None: ...
+    def start(self, first_step: int, steps: int, unit: str = "images") -> None: ...
 
     def progress(self, progress: loop.Progress) -> None: ...
 
@@ -84,7 +86,7 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
     started = time.perf_counter()
     experiment = build(settings)
     sharding.check_batch_size(settings.train.batch_size, sharding.make_mesh())
-    Judge(experiment).check()
+    judge_of(experiment).check()
     # Whatever the first phase starts from is read before anything is written.
     state = _begin(experiment, 0, None)
     run = RunDirectory(directory)
@@ -157,19 +159,16 @@ class _Training:
     def __init__(self, experiment: Experiment, run: RunDirectory, report: Report, started: float):
         self.experiment, self.run, self.report, self.started = experiment, run, report, started
         self.settings = settings = experiment.config
-        usual = "good_share"
-        if len(experiment.model.shape) == 3:
-            metrics = settings.evaluation.metrics or ("frechet_distance",)
-            usual = next(iter(evaluation.METRICS[metrics[0]].names))
-        metric = settings.evaluation.best_metric or usual
+        metric = settings.evaluation.best_metric or _usual_metric(experiment)
+        higher = evaluation.HIGHER_IS_BETTER | evaluation.TEXT_HIGHER_IS_BETTER
         self.checkpoints = Checkpointer(
             run.checkpoints,
             keep_last=settings.train.keep_last,
             keep_best=settings.train.keep_best if settings.evaluation.every_steps else 0,
             best_metric=f"evaluation/{metric}",
-            best_mode="max" if metric in evaluation.HIGHER_IS_BETTER else "min",
+            best_mode="max" if metric in higher else "min",
         )
-        self.judge = Judge(experiment)
+        self.judge = judge_of(experiment)
         self.wandb = None
         if settings.train.wandb_project is not None:
             self.wandb = wandb_callback(settings.train.wandb_project, run, config.to_json(settings))
@@ -189,7 +188,8 @@ class _Training:
                 state = self._restore(experiment.phases[first])
                 step = sum(p.steps for p in experiment.phases[:first]) + int(state.step)
             self.log = MetricsLog(self.run, step)
-            self.report.start(step, total)
+            unit = "images" if experiment.model.text is None else "sequences"
+            self.report.start(step, total, unit)
             try:
                 for self.phase in range(first, len(experiment.phases)):
                     phase = experiment.phases[self.phase]
@@ -305,11 +305,17 @@ class _Training:
 
     def _picture(self, state, step):
         samples = self.judge.samples(state)
-        path = self.run.path / "samples" / f"{step:07d}.png"
+        of_text = self.experiment.model.text is not None
+        path = self.run.path / "samples" / f"{step:07d}.{'txt' if of_text else 'png'}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = draw(samples, self.experiment.model.num_classes, path, self.experiment.train)
+        if of_text:
+            self.judge.show(samples, path)
+            picture = None
+        else:
+            picture = draw(samples, self.experiment.model.num_classes, path, self.experiment.train)
         if picture is not None:
             self.log.picture("samples", picture, step)
+        if picture is not None or of_text:
             values, warning = self.judge.diversity(samples)
             self._tell(loop.Progress(step, None, values, 0.0))
             if warning and step:
@@ -334,13 +340,25 @@ class _Training:
             pictures.plot_curves(self.run.path / "curves.png", curves)
 
 
+def _usual_metric(experiment: Experiment) -> str:
+    """Return the figure that the best checkpoint is the best by, where nobody has said it."""
+    metrics = experiment.config.evaluation.metrics
+    if experiment.model.text is not None:
+        oracle = experiment.config.data.source == "oracle"
+        chosen = metrics[0] if metrics else "nll_oracle" if oracle else "perplexity"
+        return next(iter(evaluation.TEXT_METRICS[chosen].names))
+    if len(experiment.model.shape) != 3:
+        return "good_share"
+    return next(iter(evaluation.METRICS[metrics[0] if metrics else "frechet_distance"].names))
+
+
 class Scores:
     """Scores on their way: samples are drawn at once, what the host computes is left to a thread.
 
     The device trains on meanwhile. No more than one score is computed at a time, and one waits.
     """
 
-    def __init__(self, judge: Judge):
+    def __init__(self, judge: Judge | TextJudge):
         self._judge = judge
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: collections.deque = collections.deque()

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ganjax import checkpoint, config, players
-from ganjax.build import Model, build_model, images_per_call, with_standing_statistics
+from ganjax.build import build_model, images_per_call, with_standing_statistics
 from ganjax.config import Config
+from ganjax.data import TextForm
+from ganjax.experiment import Model
 from ganjax.networks.layers import as_network
 from ganjax.projection import Projection, mean_squared_distance, project
 from ganjax.run import RunDirectory
+from ganjax.trained_text import TrainedText, load_text_run
 from ganjax.types import Array, InputError, Key, TrainState, as_float_images
 
 
@@ -256,7 +259,19 @@ class Trained:
         return np.resize(labels, num_samples)
 
 
-def load(run: str | os.PathLike, step: int | None = None) -> Trained:
+def load_image_run(run: str | os.PathLike, step: int | None = None) -> Trained:
+    """As `load`, for what is done with images or points alone.
+
+    Raises:
+      InputError: also where the run writes text.
+    """
+    trained = load(run, step)
+    if isinstance(trained, TrainedText):
+        raise InputError(f"{run} writes text: this is for models of images")
+    return trained
+
+
+def load(run: str | os.PathLike, step: int | None = None) -> Trained | TrainedText:
     """Load a trained model from a run directory, without its data and its optimizers.
 
     Args:
@@ -264,7 +279,7 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained:
       step: of the checkpoint; by default the latest sound one.
 
     Returns:
-      Networks, variables and a `sample` function.
+      Networks, variables and a `sample` function; of a run of text a `TrainedText`, which writes.
 
     Raises:
       InputError: there is no run or no sound checkpoint.
@@ -272,7 +287,11 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained:
     directory = RunDirectory(run)
     record = directory.record()
     settings = config.from_json(record["config"])
-    model = build_model(settings, record["data"]["shape"], record["data"]["num_classes"])
+    form = record["data"].get("text")
+    form = None if form is None else TextForm.from_json(form)
+    model = build_model(settings, record["data"]["shape"], record["data"]["num_classes"], form)
+    if form is not None:
+        return load_text_run(directory, settings, model, step)
     shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
     like = {
         "step": shapes.step,

@@ -62,12 +62,21 @@ class Network(NamedTuple):
       map: of a generator with styles, the first half of `apply`: `(variables, latents, labels, *,
         train, key, truncation=1.0) -> (styles, variables)`; otherwise None.
       synthesize: the second half, `(variables, styles, *, train, key) -> (images, variables)`.
+      start: of a language model: `(variables, batch_size, length, labels) -> cache`, what it knows
+        of no tokens yet, with room for `length` of them. Arrays in a cache have the batch as their
+        first axis; scalars are shared.
+      extend: `(variables, cache, tokens, *, train, key) -> (logits, cache)`: the logits (B, S, V)
+        of what follows each of the next tokens (B, S).
+      context: of a language model that cannot look further back: how many tokens it sees.
     """
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Any, Variables]]
     map: Callable[..., tuple[Any, Variables]] | None = None
     synthesize: Callable[..., tuple[Any, Variables]] | None = None
+    start: Callable[..., Any] | None = None
+    extend: Callable[..., tuple[Array, Any]] | None = None
+    context: int | None = None
 
 
 @struct.dataclass

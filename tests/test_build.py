@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import arrays, assert_same_bits, image_config, ring_config
 
 import ganjax
-from ganjax import build, config, loop
+from ganjax import build, config, loop, optimizers
 from ganjax.config import GAN, VAE, OptimizerSettings, Penalty
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.mlp import MLP
@@ -172,7 +172,7 @@ def test_networks_that_do_not_fit_the_data():
         build.build_model(settings, (2,), 0)
     with pytest.raises(InputError, match="MLP has the networks generator, discriminator, latents"):
         build.build_model(replace(settings, model=VAE(network=MLP())), (4, 4, 1), 0)
-    with pytest.raises(InputError, match="model has to be a GAN or a VAE, got DCGAN"):
+    with pytest.raises(InputError, match="one of GAN, VAE, LanguageModel, TextGAN; got DCGAN"):
         build.build_model(replace(settings, model=settings.model.network), (4, 4, 1), 0)
 
 
@@ -221,7 +221,7 @@ def test_the_first_layers_include_their_norms():
     from ganjax.networks import dcgan
 
     module = dcgan.Discriminator(width=2, num_classes=3, conditioning="concatenation")
-    first = [build._first_layers(module, (28, 28, 1), count, 3) for count in (1, 2)]
+    first = [optimizers.first_layers(module, (28, 28, 1), count, 3) for count in (1, 2)]
     assert first[0] == ["LabelEmbedding_0", "Conv_0"]
     assert first[1] == ["LabelEmbedding_0", "Conv_0", "Conv_1", "BatchNorm_0"]
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import contents, image_config, run_cli, start
 
-from ganjax import cli, config, explore, prepare, samples, scores
+from ganjax import cli, config, explore, plain, prepare, samples, scores
 from ganjax.config import to_json
 from ganjax.trained import Trained
 
@@ -90,7 +90,7 @@ def test_the_manual_of_train(capsys):
 def test_train_lists_every_field(capsys):
     assert run_cli("train", "quickstart", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in config.field_names(config.load_file("quickstart")):
+    for name in plain.field_names(config.load_file("quickstart")):
         if name == "model.penalties":  # nothing in it to be set
             continue
         assert f"--{name.replace('_', '-')}" in text or f"-{name.replace('_', '-')}" in text, name

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ganjax import config
+from ganjax import config, plain
 from ganjax.config import GAN, VAE, Config, Data, OptimizerSettings, Penalty, Train
 from ganjax.networks.dcgan import DCGAN
 from ganjax.networks.mlp import MLP
@@ -100,7 +100,11 @@ def edited(path, value):
         ("model.penalties", [], "model.penalties is [], expected a mapping"),
         ("train", 3, "train is 3, expected a mapping"),
         ("model", 3, "model is 3, expected a mapping with a type: gan, vae"),
-        ("model.type", "gam", "model has the type 'gam', expected gan or vae; did you mean gan?"),
+        (
+            "model.type",
+            "gam",
+            "expected gan or vae or language_model or text_gan; did you mean gan?",
+        ),
         ("model.network.type", "dcgna", "did you mean dcgan?"),
     ],
 )
@@ -205,7 +209,7 @@ def test_examples_pass_the_check():
 
 
 def test_field_names():
-    names = config.field_names(EXAMPLES["mlp"])
+    names = plain.field_names(EXAMPLES["mlp"])
     assert {
         "name",
         "data.source",
@@ -218,9 +222,9 @@ def test_field_names():
 
 
 def test_the_nearest_field_is_found_by_its_last_part():
-    names = config.field_names(EXAMPLES["mlp"])
-    assert "did you mean 'train.batch_size'?" in config.unknown_field("batch_size", names)
-    assert "did you mean" not in config.unknown_field("zzz.zzz", names)
+    names = plain.field_names(EXAMPLES["mlp"])
+    assert "did you mean 'train.batch_size'?" in plain.unknown_field("batch_size", names)
+    assert "did you mean" not in plain.unknown_field("zzz.zzz", names)
 
 
 def write(path, text):

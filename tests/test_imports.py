@@ -15,7 +15,16 @@ FLOORS = [
     {"types", "views", "axes", "lowerings", "ops"},
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
-    {"players", "updates", "gan", "vae", "autoregressive"},
+    {
+        "players",
+        "updates",
+        "generation",
+        "gan",
+        "vae",
+        "autoregressive",
+        "text_gan",
+        "seqgan",
+    },
     {
         "sharding",
         "cost",
@@ -30,8 +39,8 @@ FLOORS = [
         "projection",
     },
     {"population", "loop", "run"},
-    {"build", "config"},
-    {"train", "trained", "judging", "measure"},
+    {"build", "build_text", "config", "plain", "optimizers", "experiment"},
+    {"train", "trained", "trained_text", "judging", "judging_text", "measure"},
     {
         "report",
         "scores",

@@ -180,7 +180,7 @@ def test_pictures_and_scores_on_the_way(tmp_path, monkeypatch):
     notes = []
 
     class Report(train.Silent):
-        def start(self, first_step, steps):
+        def start(self, first_step, steps, unit):
             notes.append((first_step, steps))
 
         def progress(self, progress):

@@ -45,13 +45,8 @@ def from_tfds(
     Raises:
       InputError: if it is unknown, not prepared, prepared as something else, or holds no images.
     """
-    builder = find_builder(name, data_dir)
+    builder = _prepared(name, data_dir)
     title = f"tfds:{name}"
-    if not is_prepared(builder):
-        raise InputError(
-            f"{name} is not prepared in {builder.data_dir}: run `ganjax data prepare "
-            f"{name.partition(':')[0]}`, or set data.data_dir to where it is."
-        )
     image_key, label_key = _feature_keys(title, builder.info.features)
     height, width, channels = builder.info.features[image_key].shape
     rule = dataclasses.replace(rule, channels=rule.channels or channels or 3)
@@ -80,6 +75,44 @@ def from_tfds(
         ),
         read=dataclasses.replace(read, num_classes=num_classes),
     )
+
+
+def texts(name: str, *, split: str, data_dir: str | None) -> list[str]:
+    """Read the texts of a split that TFDS has prepared as array_record.
+
+    They are those under "text", or the only feature that is a text.
+
+    Raises:
+      InputError: as for `from_tfds`.
+    """
+    builder = _prepared(name, data_dir)
+    features = builder.info.features
+    tfds = import_tfds()
+    known = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    if "text" not in known and len(known) != 1:
+        raise InputError(
+            f"tfds:{name} has the features {', '.join(features)}, expected one of text, or one "
+            "that is called 'text': choose another data set."
+        )
+    key = "text" if "text" in known else known[0]
+    try:
+        source = builder.as_data_source(split, file_format="array_record")
+    except ValueError as error:
+        raise InputError(f"tfds:{name} cannot give the split {split!r} ({error})") from error
+    try:
+        return [source[i][key].decode() for i in range(len(source))]
+    except UnicodeDecodeError as error:
+        raise InputError(f"tfds:{name} holds a text that is not UTF-8 ({error}).") from error
+
+
+def _prepared(name: str, data_dir: str | None) -> Any:
+    builder = find_builder(name, data_dir)
+    if not is_prepared(builder):
+        raise InputError(
+            f"{name} is not prepared in {builder.data_dir}: run `ganjax data prepare "
+            f"{name.partition(':')[0]}`, or set data.data_dir to where it is."
+        )
+    return builder
 
 
 def _feature_keys(title: str, features: Any) -> tuple[str, str | None]:

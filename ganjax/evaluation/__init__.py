@@ -52,12 +52,22 @@ from ganjax.evaluation.text import (
     perplexity,
     self_bleu,
 )
+from ganjax.evaluation.text_table import (
+    TEXT_FIGURES,
+    TEXT_HIGHER_IS_BETTER,
+    TEXT_METRICS,
+    TextMetric,
+    TextSamples,
+)
 from ganjax.evaluation.weights import cache_directory
 
 __all__ = [
     "FIGURES",
     "HIGHER_IS_BETTER",
     "METRICS",
+    "TEXT_FIGURES",
+    "TEXT_HIGHER_IS_BETTER",
+    "TEXT_METRICS",
     "Extractor",
     "Figure",
     "Metric",
@@ -65,6 +75,8 @@ __all__ = [
     "Reference",
     "Samples",
     "StackedModes",
+    "TextMetric",
+    "TextSamples",
     "bits_per_character",
     "bleu",
     "cache_directory",

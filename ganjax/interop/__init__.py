@@ -15,6 +15,7 @@ from ganjax.interop.export import (
     save_program,
     save_weights,
 )
+from ganjax.interop.gpt2 import ImportedLanguageModel, import_gpt2, read_gpt2
 from ganjax.interop.imported import ARCHITECTURES, ImportedGAN, import_state_dict, networks
 from ganjax.interop.layouts import Entry
 from ganjax.interop.reader import OfficialFile, read, read_file, read_tensors
@@ -23,7 +24,9 @@ __all__ = [
     "ARCHITECTURES",
     "Entry",
     "ImportedGAN",
+    "ImportedLanguageModel",
     "OfficialFile",
+    "import_gpt2",
     "import_state_dict",
     "load_imported",
     "load_program",
@@ -31,6 +34,7 @@ __all__ = [
     "networks",
     "read",
     "read_file",
+    "read_gpt2",
     "read_tensors",
     "save_imported",
     "save_imported_program",

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ganjax.interop.gpt2 import ImportedLanguageModel, import_gpt2
 from ganjax.interop.layouts import Entry
 from ganjax.networks.layers import as_network, as_output
 from ganjax.types import Array, InputError, Key, Variables
@@ -217,11 +218,11 @@ class ImportedGAN:
 
 def import_state_dict(
     architecture: str, config: Mapping[str, Any], state_dict: Mapping[str, Any]
-) -> ImportedGAN:
+) -> ImportedGAN | ImportedLanguageModel:
     """Build the networks of an official model and fill in its weights.
 
     Args:
-      architecture: "stylegan2", "r3gan" or "biggan".
+      architecture: "stylegan2", "r3gan" or "biggan"; or "gpt2", see `ganjax.interop.import_gpt2`.
       config: the official settings; what is absent has the official default.
       state_dict: arrays by official names, with the prefix `G.` or `D.`. All of one network may be
         missing.
@@ -230,6 +231,8 @@ def import_state_dict(
       InputError: a name is missing or unknown, or an array does not have the shape that `config`
         implies.
     """
+    if architecture == "gpt2":
+        return import_gpt2(config, state_dict)
     modules = dict(zip(PREFIXES, networks(architecture, config), strict=True))
     text = json.dumps(_plain(config), sort_keys=True)
     unknown = [name for name in state_dict if name[:2] not in PREFIXES.values()]

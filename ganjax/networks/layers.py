@@ -26,7 +26,7 @@ def as_network(module: Any) -> Network:
     The module is called as `module(inputs, labels=..., train=...)`; a parameter that its `__call__`
     does not have is left out. While training, every collection but `"params"` is mutable; the
     random streams are `"dropout"` and `"noise"`. A module with methods `map` and `synthesize` is a
-    generator with styles.
+    generator with styles, one with `start` and `extend` a language model.
     """
     if isinstance(module, Network):
         return module
@@ -67,6 +67,8 @@ def as_network(module: Any) -> Network:
     def apply(variables, inputs, labels=None, *, train, key=None):
         return call(None, variables, inputs, arguments(labels, train), train=train, key=key)
 
+    if hasattr(module, "start") and hasattr(module, "extend"):
+        return Network(init, apply, **_language_model(module))
     if not (hasattr(module, "map") and hasattr(module, "synthesize")):
         return Network(init, apply)
 
@@ -78,6 +80,17 @@ def as_network(module: Any) -> Network:
         return call("synthesize", variables, styles, {}, train=train, key=key)
 
     return Network(init, apply, map_latents, synthesize)
+
+
+def _language_model(module: nn.Module) -> dict[str, Any]:
+    def start(variables, batch_size, length, labels=None):
+        return module.apply(variables, batch_size, length, labels, method="start")
+
+    def extend(variables, cache, tokens, *, train=False, key=None):
+        streams = {} if key is None else {"dropout": key}
+        return module.apply(variables, cache, tokens, train=train, rngs=streams, method="extend")
+
+    return {"start": start, "extend": extend, "context": getattr(module, "context", None)}
 
 
 def rematerialized(network: Any) -> Network:
@@ -279,3 +292,10 @@ def require_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise an `InputError` that lists the choices where `value` is none of them."""
     if value not in choices:
         raise InputError(f"{name} has to be one of {', '.join(choices)}; got {value!r}")
+
+
+def embed(table: Array, tokens: Array) -> Array:
+    """Return (..., features) of tokens (...), integers, or of mixtures (..., V) of them, floats."""
+    if jnp.issubdtype(tokens.dtype, jnp.integer):
+        return table[tokens]
+    return tokens @ table.astype(tokens.dtype)

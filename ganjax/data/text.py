@@ -1,0 +1,325 @@
+"""Text as data: windows of a running text, or one sentence a line."""
+
+import dataclasses
+import gzip
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganjax.data import tokenizers
+from ganjax.data.dataset import Dataset, fingerprint
+from ganjax.data.oracle import Oracle
+from ganjax.data.tokenizers import SPECIAL, Tokenizer, UnknownSymbolError, build_tokenizer
+from ganjax.types import InputError
+
+_BUILTIN = Path(__file__).parent / "builtin"
+# What needs no file: name -> the file in the package.
+TEXTS = {"tiny_shakespeare": "tinyshakespeare.txt.gz"}
+# The places of the special tokens of lines.
+PAD_TOKEN, START_TOKEN, END_TOKEN = 0, 1, 2
+# Sequences of an oracle to train on, as SeqGAN has them.
+ORACLE_EXAMPLES = 10_000
+_LARGEST_BYTES = 1 << 32  # of a text, unpacked
+
+
+@dataclasses.dataclass(frozen=True)
+class TextForm:
+    """What the tokens of a data set, and of a model of it, are.
+
+    Attributes:
+      vocab_size: tokens are integers below it.
+      length: of a sequence that a model looks at.
+      windows: whether sequences (length + 1,) are windows of a running text: the first token of
+        each is only looked at. Otherwise each (length,) is a line, with its stop token and then
+        padding where it is shorter, or a sequence of full length.
+      start_token: with which writing begins.
+      stop_token: with which it ends, or None.
+      pad_token: what does not count, or None.
+      tokenizer: what made the tokens; None of an oracle, whose tokens stand for nothing.
+    """
+
+    vocab_size: int
+    length: int
+    windows: bool = False
+    start_token: int = 0
+    stop_token: int | None = None
+    pad_token: int | None = None
+    tokenizer: Tokenizer | None = None
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Return the text of tokens (N,) up to the stop token; numbers where they are no text."""
+        tokens = self.trimmed(np.asarray(tokens))
+        if self.tokenizer is None:
+            return " ".join(map(str, tokens.tolist()))
+        return self.tokenizer.decode(tokens)
+
+    def trimmed(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the tokens (N,) before the first stop token."""
+        ends = () if self.stop_token is None else np.flatnonzero(tokens == self.stop_token)
+        return tokens[: ends[0]] if len(ends) else tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tokenizer = self.tokenizer
+        return {**fields, "tokenizer": None if tokenizer is None else tokenizer.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TextForm":
+        """Return what `to_json` wrote.
+
+        Raises:
+          InputError: it is something else.
+        """
+        try:
+            tokenizer = value["tokenizer"]
+            tokenizer = None if tokenizer is None else tokenizers.from_json(tokenizer)
+            return cls(**{**value, "tokenizer": tokenizer})
+        except (TypeError, KeyError) as error:
+            raise InputError(f"this is no form of text that a run has written: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextDataset(Dataset):
+    """A data set of sequences `"tokens"`, unsigned integers.
+
+    Attributes:
+      form: what they are.
+      num_characters: that all tokens that count stand for; 0 where they stand for nothing.
+    """
+
+    form: TextForm | None = None
+    num_characters: int = 0
+
+
+def load_text(
+    source: str,
+    *,
+    tokens: str = "characters",
+    length: int = 64,
+    lines: bool = False,
+    long_lines: str = "refuse",
+    vocab_size: int | None = None,
+    held_out: int = 1000,
+    split: str = "train",
+    data_dir: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    oracle_seed: int = 0,
+) -> tuple[TextDataset, TextDataset | None]:
+    """Load a text, and split a held-out part off.
+
+    Args:
+      source: "tiny_shakespeare" (1.1 million characters, in the package); a .txt or .txt.gz; a
+        folder of them; "tfds:NAME" of a set with a text feature; "oracle", sequences that an LSTM
+        with random weights has written (see `Oracle`), 10,000 and those held out.
+      tokens: "characters", "bytes", "words", "bpe", or the path of a tokenizer.json.
+      length: tokens that a model sees at once; of a line, the most it may have, its end included.
+      lines: take each line for itself; otherwise the text is one stream.
+      long_lines: what to do with lines that are longer: "refuse", "cut" or "drop".
+      vocab_size: the most tokens to tell apart; rarer words or characters are unknown then.
+      held_out: examples to keep from the training: lines, chosen by a permutation that depends on
+        nothing but their number; or windows, one after another, from the end of the text.
+      split: of a folder, the name of a file, or of a folder in it, without its ending; of TFDS, as
+        it writes splits.
+      data_dir: where tensorflow-datasets keeps its data.
+      tokenizer: use this one, such as that of a trained model.
+      oracle_seed: of the oracle's weights and sequences.
+
+    Returns:
+      The training part, and the held-out part or None.
+
+    Raises:
+      InputError: the source is not there, empty or broken, is not UTF-8, or has lines that are too
+        long: the message names file and line.
+
+    >>> train, held_out = load_text("tiny_shakespeare", length=64)
+    >>> train.form.vocab_size, train.features["tokens"][0], held_out.num_examples
+    (65, (65,), 1000)
+    """
+    if length < 1:
+        raise InputError(f"data.text.length has to be 1 or more, got {length}")
+    if long_lines not in ("refuse", "cut", "drop"):
+        raise InputError(f"data.text.long_lines is {long_lines!r}, expected refuse, cut or drop")
+    if source == "oracle":
+        return _oracle(oracle_seed, length, held_out)
+    name, files = _read(source, split, data_dir)
+    if not any(text.strip() for _, text in files):
+        raise InputError(f"{name} holds no text: point data.source to one that does.")
+    special = len(SPECIAL) if lines else 0
+    if tokenizer is None:
+        tokenizer = build_tokenizer(tokens, [text for _, text in files], vocab_size, special)
+    make = _lines if lines else _windows
+    return make(name, split, files, tokenizer, length, held_out, long_lines)
+
+
+def _windows(name, split, files, tokenizer, length, held_out, long_lines):
+    del long_lines
+    parts = [_encode(tokenizer, text, path, None) for path, text in files]
+    stream = np.concatenate(parts)
+    stream = stream.astype(np.min_scalar_type(max(tokenizer.vocab_size - 1, 1)))
+    kept = held_out * length + 1 if held_out else 0
+    if len(stream) - kept < length + 1:
+        raise InputError(
+            f"{name} has {len(stream)} tokens: with data.held_out {held_out} windows of "
+            f"data.text.length {length} fewer than one are left to train on; lower one of them."
+        )
+    characters = sum(len(text) for _, text in files)
+    share = characters / len(stream)
+    end = len(stream) - kept
+    start = _newline(tokenizer, stream)
+    form = TextForm(tokenizer.vocab_size, length, True, start, tokenizer=tokenizer)
+    # Views: every place of the text begins a window, and none takes memory of its own.
+    every = np.lib.stride_tricks.sliding_window_view(stream[:end], length + 1)
+    number = fingerprint(stream[:end], str(length))
+    train = _dataset(name, split, every, number, form, round(end * share))
+    if not kept:
+        return train, None
+    apart = np.lib.stride_tricks.sliding_window_view(stream[end:], length + 1)[::length]
+    number = fingerprint(stream[end:], str(length))
+    characters = round(apart.shape[0] * length * share)
+    return train, _dataset(name, "held out", apart, number, form, characters)
+
+
+def _newline(tokenizer: Tokenizer, stream: np.ndarray) -> int:
+    """Return the token to begin with: of a new line where there is one, else the first."""
+    try:
+        found = tokenizer.encode("\n")
+    except UnknownSymbolError:
+        found = ()
+    return int(found[0]) if len(found) == 1 else int(stream[0])
+
+
+def _lines(name, split, files, tokenizer, length, held_out, long_lines):
+    rows, characters = [], []
+    for path, text in files:
+        for number, line in enumerate(text.splitlines(), 1):
+            line = line.strip()
+            if not line:
+                continue
+            found = _encode(tokenizer, line, path, number)
+            if len(found) + 1 > length:
+                if long_lines == "refuse":
+                    raise InputError(
+                        f"{path}, line {number}, has {len(found)} tokens and its end, more than "
+                        f"data.text.length {length}: raise it, or set data.text.long_lines to cut "
+                        "or drop."
+                    )
+                if long_lines == "drop":
+                    continue
+                found = found[: length - 1]
+            row = np.full(length, PAD_TOKEN, np.int32)
+            row[: len(found)] = found
+            row[len(found)] = END_TOKEN
+            rows.append(row)
+            characters.append(len(line) + 1)
+    if not rows:
+        raise InputError(f"{name} has no line of up to {length} tokens: raise data.text.length.")
+    array = np.stack(rows).astype(np.min_scalar_type(max(tokenizer.vocab_size - 1, 1)))
+    form = TextForm(
+        tokenizer.vocab_size, length, False, START_TOKEN, END_TOKEN, PAD_TOKEN, tokenizer
+    )
+    whole = _dataset(name, split, array, fingerprint(array), form, sum(characters))
+    train, kept = whole.hold_out(held_out)
+    if kept is None:
+        return train, None
+    share = sum(characters) / len(characters)
+    return (
+        dataclasses.replace(train, num_characters=round(train.num_examples * share)),
+        dataclasses.replace(kept, num_characters=round(kept.num_examples * share)),
+    )
+
+
+def _oracle(seed, length, held_out):
+    oracle = Oracle(length, seed=seed)
+    tokens = oracle.sample(ORACLE_EXAMPLES + held_out, seed=seed)
+    name = f"oracle {seed} (built in)"
+    form = TextForm(oracle.vocab_size, length, start_token=oracle.start_token)
+    whole = _dataset(name, "train", tokens.astype(np.uint16), fingerprint(tokens), form, 0)
+    return whole.hold_out(held_out)
+
+
+def _dataset(name, split, tokens, number, form, num_characters) -> TextDataset:
+    return TextDataset(
+        name=name,
+        split=split,
+        features={"tokens": (tokens.shape[1:], tokens.dtype)},
+        num_classes=0,
+        class_names=(),
+        arrays={"tokens": tokens},
+        num_examples=len(tokens),
+        fingerprint=number,
+        form=form,
+        num_characters=num_characters,
+    )
+
+
+def _encode(tokenizer: Tokenizer, text: str, path: str, line: int | None) -> np.ndarray:
+    try:
+        return tokenizer.encode(text)
+    except UnknownSymbolError as error:
+        line = text.count("\n", 0, error.position) + 1 if line is None else line
+        raise InputError(f"{path}, line {line}: {error}") from error
+
+
+def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """Return what the data is called, and (path, text) of each file."""
+    if source in TEXTS:
+        path = _BUILTIN / TEXTS[source]
+        return f"{source} (built in)", [(source, _text(path))]
+    if source.startswith("tfds:"):
+        from ganjax.data.tfds import texts
+
+        found = texts(source.removeprefix("tfds:"), split=split, data_dir=data_dir)
+        return source, [(source, "\n".join(found) + "\n")]
+    path = Path(source).expanduser()
+    if not path.exists():
+        known = ", ".join(TEXTS)
+        raise InputError(
+            f"there is no text {source!r}: built in is {known}; others are oracle, tfds:NAME, or "
+            "the path of a .txt, a .txt.gz or a folder of them."
+        )
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.name.endswith((".txt", ".txt.gz")))
+        named = [p for p in files if p.name.partition(".")[0] == split]
+        if (path / split).is_dir():
+            inside = (path / split).iterdir()
+            named = sorted(p for p in inside if p.name.endswith((".txt", ".txt.gz")))
+        if not named and split != "train":
+            raise InputError(f"{path} has no {split}.txt and no folder {split}.")
+        files = named or files
+        if not files:
+            raise InputError(f"{path} holds no .txt and no .txt.gz.")
+        return str(path), [(str(p), _text(p)) for p in files]
+    if split != "train":
+        raise InputError(f"{path} has no split {split!r}: leave data.split out.")
+    return str(path), [(str(path), _text(path))]
+
+
+def _text(path: Path) -> str:
+    """Return what a file holds; the sentence of an error names the line."""
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            with gzip.open(path) as file:
+                content = file.read(_LARGEST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}): see whether it is whole.") from error
+    if len(content) > _LARGEST_BYTES:
+        raise InputError(f"{path} holds more than {_LARGEST_BYTES >> 30} GiB: split it.")
+    if not content:
+        raise InputError(f"{path} is empty: point data.source to a text.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}, is not UTF-8 (byte {content[error.start]:#04x}): convert it, "
+            "for instance with `iconv -f latin1 -t utf-8`."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{path}, line {line}, has a zero byte: it is no text.")
+    return text.replace("\r\n", "\n")

@@ -1,0 +1,273 @@
+"""Samples and scores of the states of a run of text: `TextJudge`."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ganjax import autoregressive, evaluation, generation
+from ganjax.data import Oracle, load_text
+from ganjax.evaluation.text_table import TEXT_METRICS, TextSamples, check_text_metric
+from ganjax.experiment import Experiment
+from ganjax.generation import Sampling
+from ganjax.text_gan import language_variables
+from ganjax.types import InputError, TrainState
+
+_SAMPLE_SEED = 0
+_PART = 500  # sequences at a time
+_SHOWN_TOKENS = 400  # of each sample of a running text
+
+
+class TextLook(NamedTuple):
+    """What an evaluation has seen of a state: all that needs the device."""
+
+    tokens: np.ndarray | None
+    likelihood: dict[str, float] | None
+    about: dict[str, Any]
+
+
+class TextJudge:
+    """Samples and scores of the states of one experiment with text, whatever the phase."""
+
+    def __init__(self, experiment: Experiment, *, sampling: Sampling = Sampling()):  # noqa: B008
+        self._experiment, self._model = experiment, experiment.model
+        self._form, self._sampling = experiment.model.text, sampling
+        self._settings = experiment.config.evaluation
+        self._metrics: tuple[str, ...] = ()
+        self._oracle: Oracle | None = None
+        self._references: list[list[str]] | None = None
+        if self._model.language is not None:
+            form = self._form
+
+            def sums(variables, tokens):
+                return autoregressive.likelihood(
+                    self._model.language,
+                    variables,
+                    {"tokens": tokens},
+                    start_token=None if form.windows else form.start_token,
+                    pad_token=form.pad_token,
+                )
+
+            self._sums = jax.jit(sums)
+        self._sample = jax.jit(self._model.algorithm.sample, static_argnums=2)
+
+    def samples(self, state: TrainState) -> np.ndarray:
+        """Return tokens that are shown all through a run."""
+        if self._form.windows:
+            return self.write(state, jax.random.key(_SAMPLE_SEED), 4, length=_SHOWN_TOKENS)
+        return self.write(state, jax.random.key(_SAMPLE_SEED), 64)
+
+    def show(self, samples: np.ndarray, path: Path) -> None:
+        """Write samples as text, separated by lines."""
+        texts = [self._form.decode(row) for row in samples]
+        between = f"\n{'-' * 40}\n" if self._form.windows else "\n"
+        path.write_text(between.join(texts) + "\n")
+
+    def write(
+        self, state: TrainState, key: jax.Array, count: int, *, length: int | None = None
+    ) -> np.ndarray:
+        """Return what a state writes: (count, length) tokens."""
+        model, form, parts = self._model, self._form, []
+        length = length or form.length
+        for start in range(0, count, _PART):
+            part_key, size = jax.random.fold_in(key, start), min(_PART, count)
+            if model.language is None:
+                found = self._sample(state, part_key, size)
+            else:
+                found = generation.generate(
+                    model.language,
+                    language_variables(state, self._settings.ema),
+                    np.full((size, 1), form.start_token),
+                    length,
+                    key=part_key,
+                    sampling=self._sampling,
+                    stop_token=form.stop_token,
+                    pad_token=form.pad_token or 0,
+                    vocab_size=form.vocab_size,
+                )[:, 1:]
+            parts.append(np.asarray(found)[: count - start])
+        return np.concatenate(parts)
+
+    def diversity(self, samples: np.ndarray) -> tuple[dict[str, float], str | None]:
+        """Return the shares of different sequences and of different pairs, and a warning or None.
+
+        The warning is for sequences that repeat far more often than real ones do.
+        """
+        values = {"samples/duplicates": _duplicates(samples)}
+        pairs = np.concatenate([np.stack([row[:-1], row[1:]], 1) for row in self._trimmed(samples)])
+        if len(pairs):
+            values["samples/distinct_2"] = len(np.unique(pairs, axis=0)) / len(pairs)
+        if self._form.windows or self._experiment.train is None or len(samples) < 8:
+            return values, None
+        usual = _duplicates(_some(self._experiment.train, len(samples)))
+        if values["samples/duplicates"] <= 0.2 + usual:
+            return values, None
+        share = values["samples/duplicates"]
+        return values, (
+            f"the generator repeats itself: {share:.0%} of {len(samples)} sequences are there "
+            f"already, of real ones {usual:.0%}."
+        )
+
+    def check(self) -> None:
+        """Refuse settings that no score can be had with, before anything is trained.
+
+        Raises:
+          InputError: a metric reads what is not there, or the reference cannot be read.
+        """
+        if self._metrics:
+            return
+        there, settings = self._there(), self._settings
+        if settings.metrics:
+            for name in settings.metrics:
+                check_text_metric(name, there)
+            self._metrics = settings.metrics
+        else:
+            self._metrics = tuple(
+                name
+                for name, metric in TEXT_METRICS.items()
+                if metric.reads and set(metric.reads) <= there
+                if name != "bleu" or importlib.util.find_spec("nltk")
+            )
+        if "oracle" in there:
+            self._oracle = Oracle(
+                self._form.length, seed=self._experiment.config.data.text.oracle_seed
+            )
+
+    def figures(
+        self, state: TrainState, *, num_samples: int | None = None, seed: int = 0
+    ) -> dict[str, evaluation.Figure]:
+        """Return the scores of a state."""
+        return self.score(self.look(state, num_samples=num_samples, seed=seed))
+
+    def look(self, state: TrainState, *, num_samples: int | None = None, seed: int = 0) -> TextLook:
+        """Write sequences and judge those that were kept away: what the device computes."""
+        self.check()
+        chosen = [TEXT_METRICS[name] for name in self._metrics]
+        count = num_samples or self._settings.num_samples
+        tokens = None
+        if any(metric.of_samples for metric in chosen):
+            tokens = self.write(state, jax.random.key(seed), count)
+        likelihood = None
+        if any("likelihood" in metric.reads for metric in chosen):
+            likelihood = self.likelihood(state)
+        ema = self._settings.ema if state.ema else None
+        return TextLook(tokens, likelihood, {"seed": seed, "num_samples": count, "ema": ema})
+
+    def likelihood(self, state: TrainState) -> dict[str, float]:
+        """Return sums over the data that was kept away: see `TextSamples.likelihood`."""
+        held_out = self._experiment.held_out
+        variables = language_variables(state, self._settings.ema)
+        size = min(128, held_out.num_examples)
+        sums: dict[str, float] = {}
+        for start in range(0, held_out.num_examples, size):
+            rows = np.arange(start, min(start + size, held_out.num_examples))
+            found = self._sums(variables, jnp.asarray(held_out.batch(rows)["tokens"], jnp.int32))
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        return {**sums, "characters": float(held_out.num_characters)}
+
+    def score(self, look: TextLook) -> dict[str, evaluation.Figure]:
+        """Return the figures of what `look` saw: the part that the host computes."""
+        tokens = np.zeros((0, self._form.length), np.int32) if look.tokens is None else look.tokens
+        chosen = {name: TEXT_METRICS[name] for name in self._metrics}
+        references = []
+        if any("references" in metric.reads for metric in chosen.values()):
+            references = self._reference_sentences()
+        samples = TextSamples(
+            [self._form.decode(row).split() for row in tokens],
+            tokens,
+            references,
+            look.likelihood,
+            self._oracle,
+        )
+        figures = {}
+        for metric in chosen.values():
+            about = dict(look.about)
+            if not metric.of_samples:
+                about = {"ema": about["ema"], "num_samples": int(look.likelihood["count"])}
+            else:
+                about["settings"] = self._written()
+            about["reference"] = self._reference_of(metric)
+            for (key, name), value in zip(
+                metric.names.items(), metric.compute(samples), strict=True
+            ):
+                figures[key] = evaluation.Figure(name=name, value=float(value), **about)
+        return figures
+
+    def held_out(self, state: TrainState) -> dict[str, float]:
+        """Return nothing: what the model says of held-out text is among the figures."""
+        del state
+        return {}
+
+    def _written(self) -> dict[str, float]:
+        """Return what of the sampling is not as the model has it."""
+        plain = Sampling()
+        values = vars(self._sampling).items()
+        return {name: value for name, value in values if value != getattr(plain, name)}
+
+    def _there(self) -> set[str]:
+        there, form = set(), self._form
+        held_out = self._experiment.held_out
+        if self._model.language is not None and held_out is not None:
+            there.add("likelihood")
+            if form.tokenizer is not None:
+                there.add("characters")
+        if self._experiment.config.data.source == "oracle":
+            there.add("oracle")
+        other = self._settings.reference not in ("held out", "train")
+        if not form.windows and form.tokenizer is not None and (held_out is not None or other):
+            there.add("references")
+        return there
+
+    def _reference_of(self, metric) -> str | None:
+        if "oracle" in metric.reads:
+            return f"oracle {self._oracle.seed}, length {self._oracle.length}"
+        if "likelihood" in metric.reads:
+            return "held out"
+        return self._settings.reference if "references" in metric.reads else None
+
+    def _reference_sentences(self) -> list[list[str]]:
+        if self._references is None:
+            name, form = self._settings.reference, self._form
+            if name in ("held out", "train"):
+                source = self._experiment.held_out if name == "held out" else self._experiment.train
+                rows = source.batch(np.arange(source.num_examples))["tokens"]
+                texts = [form.decode(row) for row in rows]
+            else:
+                # Its words, not its tokens: it may have others.
+                found, _ = load_text(
+                    name,
+                    tokens="words",
+                    lines=True,
+                    length=10_000,
+                    long_lines="cut",
+                    held_out=0,
+                    split=self._settings.reference_split,
+                )
+                rows = found.batch(np.arange(found.num_examples))["tokens"]
+                texts = [found.form.decode(row) for row in rows]
+            self._references = [words for text in texts if (words := text.split())]
+        return self._references
+
+    def _trimmed(self, samples: np.ndarray) -> list[np.ndarray]:
+        return [self._form.trimmed(row) for row in samples]
+
+
+def _some(dataset: Any, count: int) -> np.ndarray:
+    count = min(count, dataset.num_examples)
+    return dataset.batch(np.linspace(0, dataset.num_examples - 1, count).astype(int))["tokens"]
+
+
+def _duplicates(rows: np.ndarray) -> float:
+    return 1.0 - len(np.unique(rows, axis=0)) / max(1, len(rows))
+
+
+def require_of_text(options: dict[str, Any], source: str) -> None:
+    """Raise where options that are for images were given for a run of text."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise InputError(f"--{flag} is for images, and {source} writes text: leave it out")

@@ -1,0 +1,294 @@
+"""Adversarial training of text generators by policy gradient.
+
+The generator chooses tokens; how good a choice was is what the discriminator thinks of sequences
+that go on from it, on average over several (Monte-Carlo roll-outs).
+
+References:
+  Yu et al. 2016, SeqGAN: Sequence Generative Adversarial Nets with Policy Gradient,
+  arXiv:1609.05473.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ganjax import autoregressive, axes, generation, losses, players
+from ganjax.generation import Sampling
+from ganjax.losses import AdversarialLoss
+from ganjax.networks.layers import as_network
+from ganjax.types import Algorithm, Array, Batch, InputError, Key, Metrics, TrainState, step_key
+from ganjax.updates import discriminator_loss, judge
+
+
+def seqgan(
+    generator: Any,
+    discriminator: Any,
+    *,
+    length: int,
+    start_token: int = 0,
+    stop_token: int | None = None,
+    pad_token: int | None = None,
+    loss: AdversarialLoss = losses.non_saturating,
+    generator_optimizer: players.AnyOptimizer | None = None,
+    discriminator_optimizer: players.AnyOptimizer | None = None,
+    discriminator_steps: int = 5,
+    generator_steps: int = 1,
+    num_rollouts: int = 16,
+    rollout_rate: float = 0.8,
+    baseline: bool = False,
+) -> Algorithm:
+    """Return the adversarial training of a text generator by policy gradient.
+
+    One step is `discriminator_steps` updates of the discriminator, each on a batch of its own and
+    as many new sequences, and `generator_steps` updates of the generator on rewards: the chance, in
+    the discriminator's eyes, that a sequence is real.
+
+    Args:
+      generator: a language model: Linen module or `Network` with `start` and `extend`.
+      discriminator: Linen module or `Network`: tokens (B, length) -> logits.
+      length: of the sequences.
+      start_token: in front of them.
+      stop_token: ends a sequence; what follows is padding and has no reward.
+      pad_token: that padding.
+      loss: of the discriminator.
+      generator_optimizer: as in `ganjax.gan`; by default Adam, 1e-2, gradients clipped to 5.
+      discriminator_optimizer: as in `ganjax.gan`; by default Adam, 1e-4.
+      discriminator_steps: discriminator updates a step.
+      generator_steps: generator updates a step; 0 trains the discriminator alone.
+      num_rollouts: sequences for each choice.
+      rollout_rate: what the weights that roll out keep of themselves when the generator changes.
+      baseline: take the mean reward at each place off: less noise in the gradient. The paper has
+        none.
+
+    Returns:
+      An `Algorithm` for batches of `"tokens"` (B, length), stacked where `discriminator_steps` is
+      above 1. `sample` and `evaluate` are those of `ganjax.autoregressive`.
+
+    >>> from ganjax.networks.recurrent import LSTMCell, Recurrent
+    >>> from ganjax.networks.text_discriminators import ConvDiscriminator
+    >>> generator = Recurrent(vocab_size=11, cells=(LSTMCell(8),), embedding_dim=4)
+    >>> discriminator = ConvDiscriminator(11, ((1, 4),), embedding_dim=4)
+    >>> algorithm = seqgan(generator, discriminator, length=5, discriminator_steps=2)
+    >>> state = algorithm.init(jax.random.key(0))
+    >>> step = jax.jit(algorithm.train_step, donate_argnums=0)
+    >>> state, metrics = step(state, {"tokens": jnp.ones((2, 4, 5), jnp.int32)})
+    """
+    generator, discriminator = as_network(generator), as_network(discriminator)
+    players.check_positive(
+        length=length, discriminator_steps=discriminator_steps, num_rollouts=num_rollouts
+    )
+    optimizers = {
+        "generator": generator_optimizer
+        or optax.chain(optax.clip_by_global_norm(5.0), optax.adam(1e-2)),
+        "discriminator": discriminator_optimizer or optax.adam(1e-4),
+    }
+    likelihood = autoregressive.autoregressive(
+        generator,
+        length=length,
+        start_token=start_token,
+        pad_token=pad_token,
+        stop_token=stop_token,
+        optimizer=optimizers["generator"],
+    )
+
+    def init(key: Key) -> TrainState:
+        generator_key, discriminator_key = jax.random.split(key)
+        state = likelihood.init(generator_key)
+        some = jnp.zeros((2, length), jnp.int32)
+        fresh = discriminator.init(discriminator_key, some, None)
+        player = players.init_player(fresh, optimizers["discriminator"])
+        rates = {
+            f"{name}_learning_rate": jnp.float32(optimizer.learning_rate)
+            for name, optimizer in optimizers.items()
+            if hasattr(optimizer, "learning_rate")
+        }
+        params = state.players["generator"].params
+        return state.replace(
+            players={**state.players, "discriminator": player},
+            hyperparameters=rates,
+            running={"rollout": jax.tree.map(jnp.array, params)},
+        )
+
+    def write(params: Any, player: Any, key: Key, prompts: Array, lengths: Array) -> Array:
+        """Return sequences (B, length) that go on from prompts (B, length + 1)."""
+        variables = {"params": params, **player.variables}
+        writing = generation.begin(generator, variables, prompts, lengths, length + 1, key, known=1)
+        return generation.advance(
+            generator,
+            variables,
+            writing,
+            length + 1,
+            max_new_tokens=length,
+            stop_token=stop_token,
+            pad_token=pad_token or 0,
+        ).tokens[:, 1:]
+
+    def from_start(player, key, count):
+        prompts = jnp.full((count, length + 1), start_token, jnp.int32)
+        return write(player.params, player, key, prompts, jnp.ones(count, jnp.int32))
+
+    def rewards_of(state, tokens, key):
+        """Return (B, length): what each choice is worth."""
+        count = tokens.shape[0]
+        discriminate = judge(discriminator, state.players["discriminator"], train=False)
+
+        def chance(tokens):
+            # A discriminator with several logits a sequence means their average.
+            logits = discriminate(tokens, None, key)
+            return jnp.mean(jax.nn.sigmoid(logits).reshape(tokens.shape[0], -1), axis=1)
+
+        # Every sequence as often as it has choices before the last, cut after each of them; those
+        # of one sequence together, so that every layout of the batch draws the same.
+        starts = jnp.full((count, 1), start_token, jnp.int32)
+        prompts = jnp.repeat(jnp.concatenate([starts, tokens], axis=1), length - 1, axis=0)
+        lengths = jnp.tile(jnp.arange(2, length + 1, dtype=jnp.int32), count)
+
+        def roll_out(total, key):
+            written = write(
+                state.running["rollout"], state.players["generator"], key, prompts, lengths
+            )
+            return total + chance(written).reshape(count, length - 1), None
+
+        nothing = axes.vary(jnp.zeros((count, length - 1)))
+        total, _ = jax.lax.scan(roll_out, nothing, jax.random.split(key, num_rollouts))
+        return jnp.concatenate([total / num_rollouts, chance(tokens)[:, None]], axis=1)
+
+    def update_generator(state: TrainState, count: int) -> tuple[TrainState, Metrics]:
+        sample_key, rollout_key, network_key = jax.random.split(step_key(state, "generator"), 3)
+        player = state.players["generator"]
+        tokens = from_start(player, sample_key, count)
+        rewards = jax.lax.stop_gradient(rewards_of(state, tokens, rollout_key))
+        worth = rewards
+        if baseline:
+            worth = rewards - axes.global_mean(jnp.mean(rewards, axis=0))
+        counted = jnp.ones(tokens.shape) if pad_token is None else tokens != pad_token
+
+        def objective(params, variables, batch, key):
+            found, updated = autoregressive.log_probabilities(
+                generator,
+                {"params": params, **variables},
+                batch["tokens"],
+                start_token=start_token,
+                train=True,
+                key=key,
+            )
+            value = -jnp.mean(jnp.sum(found * batch["worth"], axis=1))
+            # The paper's code adds up over the batch: its clipping of gradients is of that size.
+            return value * count * axes.num_shares(), (updated, {"loss/generator": value})
+
+        batch = {"tokens": tokens, "worth": worth * counted}
+        (_, (variables, metrics)), gradients = players.value_and_grad(objective)(
+            player.params, player.variables, batch, network_key
+        )
+        player = players.apply_gradients(
+            player,
+            gradients,
+            optimizers["generator"],
+            learning_rate=state.hyperparameters.get("generator_learning_rate"),
+            step=state.step,
+        ).replace(variables=variables)
+        rollout = jax.tree.map(
+            lambda old, new: rollout_rate * old + (1.0 - rollout_rate) * new,
+            state.running["rollout"],
+            player.params,
+        )
+        metrics |= {
+            "reward": jnp.mean(rewards),
+            "grad_norm/generator": optax.tree.norm(gradients),
+        }
+        state = state.replace(
+            players={**state.players, "generator": player},
+            running={**state.running, "rollout": rollout},
+        )
+        return state, metrics
+
+    def update_discriminator(state: TrainState, tokens: Array, index: Array):
+        key = jax.random.fold_in(step_key(state, "discriminator"), index)
+        fake_key, loss_key = jax.random.split(key)
+        player = state.players["discriminator"]
+        fake = from_start(state.players["generator"], fake_key, tokens.shape[0])
+
+        def objective(params, variables, batch, key):
+            return discriminator_loss(
+                params,
+                variables,
+                batch["real"],
+                batch["fake"],
+                None,
+                key,
+                discriminator=discriminator,
+                loss=loss,
+            )
+
+        batch = {"real": tokens, "fake": fake}
+        (_, (variables, metrics)), gradients = players.value_and_grad(objective)(
+            player.params, player.variables, batch, loss_key
+        )
+        player = players.apply_gradients(
+            player,
+            gradients,
+            optimizers["discriminator"],
+            learning_rate=state.hyperparameters.get("discriminator_learning_rate"),
+            step=state.step * discriminator_steps + index,
+        ).replace(variables=variables)
+        metrics = {**metrics, "grad_norm/discriminator": optax.tree.norm(gradients)}
+        return state.replace(players={**state.players, "discriminator": player}), metrics
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if "tokens" not in batch:
+            raise ValueError(f"a batch needs the entry 'tokens', got {sorted(batch)}")
+        tokens = jnp.asarray(batch["tokens"]).astype(jnp.int32)
+        if discriminator_steps == 1:
+            tokens = tokens[None]
+        if tokens.ndim != 3 or tokens.shape[0] != discriminator_steps:
+            raise ValueError(
+                f"one step consumes {discriminator_steps} batches, stacked on a leading axis, but "
+                f"'tokens' has shape {batch['tokens'].shape}"
+            )
+
+        def body(state, inputs):
+            state, metrics = update_discriminator(state, *inputs)
+            return state, axes.global_mean(metrics)
+
+        state, metrics = jax.lax.scan(body, state, (tokens, jnp.arange(discriminator_steps)))
+        metrics = {name: values[-1] for name, values in metrics.items()}
+        for _ in range(generator_steps):
+            state, more = update_generator(state, tokens.shape[1])
+            metrics |= axes.global_mean(more)
+        return state.replace(step=state.step + 1), metrics
+
+    def sample(
+        state: TrainState,
+        key: Key,
+        num_samples: int,
+        labels: Array | None = None,
+        *,
+        latents: Array | None = None,
+        truncation: float | None = None,
+        ema: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
+    ) -> Array:
+        return likelihood.sample(
+            state, key, num_samples, labels, latents=latents, ema=ema, sampling=sampling
+        )
+
+    if generator_steps < 0:
+        raise InputError(f"generator_steps has to be 0 or more, got {generator_steps}")
+    return Algorithm(init, train_step, sample, likelihood.evaluate, discriminator_steps)
+
+
+def take_all(state: TrainState, previous: TrainState | None) -> TrainState:
+    """Return a fresh state that goes on from another phase: its generator, or all it has."""
+    if previous is None:
+        return state
+    known = {name: player for name, player in previous.players.items()}
+    if "discriminator" in known:
+        state = state.replace(players=known)
+    else:
+        params = jax.tree.map(jnp.array, known["generator"].params)
+        own = state.players["generator"].replace(params=params)
+        state = state.replace(players={**state.players, "generator": own})
+    rollout = jax.tree.map(jnp.array, state.players["generator"].params)
+    return state.replace(running={**state.running, "rollout": rollout})

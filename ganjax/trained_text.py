@@ -1,0 +1,227 @@
+"""Trained models of text from run directories."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ganjax import autoregressive, checkpoint, generation
+from ganjax.config import Config
+from ganjax.data import TextForm
+from ganjax.experiment import Model
+from ganjax.generation import Sampling
+from ganjax.run import RunDirectory
+from ganjax.text_gan import language_variables
+from ganjax.types import InputError, Key, Player, TrainState
+
+_CHUNK = 16  # tokens between two pieces of a stream
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedText:
+    """A model of text and its weights from a run directory.
+
+    Attributes:
+      config: the configuration of the run.
+      model: networks, form of the text.
+      step: of the checkpoint.
+      state: a `TrainState` with the generator and its average, and nothing else.
+    """
+
+    config: Config
+    model: Model
+    step: int
+    state: TrainState
+
+    @property
+    def form(self) -> TextForm:
+        """What the tokens are."""
+        return self.model.text
+
+    def write(
+        self,
+        prompt: str = "",
+        num: int = 1,
+        *,
+        key: Key,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
+        ema: bool = True,
+    ) -> list[str]:
+        """Write texts, all at once.
+
+        Args:
+          prompt: with which each begins.
+          num: how many.
+          key: random key.
+          max_new_tokens: of each; by default 500 of a running text, and a whole line of lines.
+          sampling: how tokens are chosen.
+          ema: whether to use the running average where there is one.
+
+        Returns:
+          The texts, each with its prompt.
+
+        Raises:
+          InputError: the prompt has a symbol that the model does not know, or a number is out of
+            its range.
+        """
+        if self.model.language is None:
+            self._refuse(prompt)
+            tokens = jax.jit(self.model.algorithm.sample, static_argnums=2)(self.state, key, num)
+            return [self.form.decode(row) for row in np.asarray(tokens)]
+        first, given = self._first(prompt)
+        tokens = generation.generate(
+            self.model.language,
+            language_variables(self.state, ema),
+            np.tile(first, (num, 1)),
+            self._count(max_new_tokens, given),
+            key=key,
+            sampling=sampling,
+            stop_token=self.form.stop_token,
+            pad_token=self.form.pad_token or 0,
+            vocab_size=self.form.vocab_size,
+        )
+        return [self.form.decode(row[len(first) - given :]) for row in np.asarray(tokens)]
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        key: Key,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
+        ema: bool = True,
+    ) -> Iterator[str]:
+        """Yield the pieces of one text as they are written; together what `write` returns of one.
+
+        The arguments are those of `write`.
+        """
+        if self.model.language is None:
+            yield self.write(prompt, key=key)[0]
+            return
+        sampling.check()
+        first, given = self._first(prompt)
+        count = self._count(max_new_tokens, given)
+        length, network = len(first) + count, self.model.language
+        variables = language_variables(self.state, ema)
+        settings = {
+            "max_new_tokens": count,
+            "stop_token": self.form.stop_token,
+            "pad_token": self.form.pad_token or 0,
+        }
+        penalty = sampling.repetition_penalty is not None
+
+        @jax.jit
+        def begin(variables, first, key):
+            return generation.begin(
+                network,
+                variables,
+                first,
+                jnp.array([len(first[0])]),
+                length,
+                key,
+                known=first.shape[1],
+                vocab_size=self.form.vocab_size if penalty else None,
+            )
+
+        @jax.jit
+        def advance(variables, writing, until, sampling):
+            return generation.advance(
+                network, variables, writing, until, sampling=sampling, **settings
+            )
+
+        writing, shown = begin(variables, jnp.asarray(first)[None], key), ""
+        for until in range(len(first), length + _CHUNK, _CHUNK):
+            until = min(until, length)
+            writing = advance(variables, writing, until, sampling)
+            text = self.form.decode(np.asarray(writing.tokens)[0, len(first) - given : until])
+            whole = text.rstrip("\ufffd")  # the first bytes of a character that is still to come
+            done = until == length or bool(writing.finished[0])
+            text = text if done else whole
+            yield text[len(shown) :]
+            shown = text
+            if done:
+                return
+
+    def log_likelihood(self, text: str, *, ema: bool = True) -> float:
+        """Return the log-probability of a text, in nats, and for lines that of its end as well."""
+        if self.model.language is None:
+            raise InputError(f"{type(self.config.model.network).__name__} has no likelihood")
+        form = self.form
+        tokens = self._encode(text)
+        if not form.windows:
+            tokens = np.append(tokens, form.stop_token)
+        found, _ = autoregressive.log_probabilities(
+            self.model.language,
+            language_variables(self.state, ema),
+            jnp.asarray(tokens)[None],
+            start_token=form.start_token,
+        )
+        return float(jnp.sum(found))
+
+    def _count(self, asked: int | None, given: int) -> int:
+        if asked is not None and asked < 1:
+            raise InputError(f"the number of new tokens has to be 1 or more, got {asked}")
+        if self.form.windows:
+            return 500 if asked is None else asked
+        most = self.form.length - given
+        if most < 1:
+            raise InputError(
+                f"the prompt has {given} tokens, and the model's lines have {self.form.length} "
+                "with their end: shorten it"
+            )
+        return most if asked is None else min(asked, most)
+
+    def _first(self, prompt: str) -> tuple[np.ndarray, int]:
+        """Return the tokens to begin with, and how many of them are the prompt's."""
+        tokens = self._encode(prompt) if prompt else np.zeros(0, np.int32)
+        if self.form.windows and len(tokens):
+            return tokens, len(tokens)
+        return np.concatenate([[self.form.start_token], tokens]).astype(np.int32), len(tokens)
+
+    def _encode(self, text: str) -> np.ndarray:
+        if self.form.tokenizer is None:
+            raise InputError("this model's tokens stand for nothing: it takes no text")
+        try:
+            return self.form.tokenizer.encode(text)
+        except InputError as error:
+            raise InputError(f"the prompt does not fit the model: {error}") from error
+
+    def _refuse(self, prompt: str) -> None:
+        if prompt:
+            network = type(self.config.model.network).__name__
+            raise InputError(f"{network} writes whole sequences from latents: leave the prompt out")
+
+
+def load_text_run(
+    directory: RunDirectory, settings: Config, model: Model, step: int | None
+) -> TrainedText:
+    """Read the generator of a run of text, of whichever phase its checkpoint is."""
+    if model.language is None:
+        shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
+        generator, average = shapes.players["generator"], shapes.ema
+        variables = {"params": generator.params, "variables": generator.variables}
+    else:
+        params = jax.eval_shape(
+            model.language.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+        )["params"]
+        variables: dict[str, Any] = {"params": params}
+        averaged = settings.model.ema_half_life_images is not None
+        average = {"generator": {"params": params}} if averaged else {}
+    like = {"players": {"generator": variables}, "ema": average}
+    loaded, metadata = checkpoint.restore_subtree(directory.checkpoints, like, step)
+    found = loaded["players"]["generator"]
+    state = TrainState(
+        step=jnp.int32(metadata["step"]),
+        rollbacks=jnp.int32(0),
+        key=jax.random.key(0),
+        players={"generator": Player(found["params"], found.get("variables", {}), ())},
+        ema=loaded["ema"],
+        augment=(),
+        hyperparameters={},
+        running={},
+    )
+    return TrainedText(settings, model, int(metadata["step"]), state)
