@@ -170,6 +170,7 @@ def begin(
     known: int = 1,
     labels: Array | None = None,
     vocab_size: int | None = None,
+    pad_token: int = 0,
 ) -> Writing:
     """Return sequences of `length` tokens with their prompts, and what the model knows of these.
 
@@ -183,10 +184,11 @@ def begin(
       known: tokens that every prompt has; they are read at once.
       labels: classes or vectors for a conditional model.
       vocab_size: needed for a repetition penalty.
+      pad_token: stands where nothing has been written.
     """
     network = as_network(network)
     batch, width = prompts.shape
-    tokens = jnp.zeros((batch, length), jnp.int32).at[:, :width].set(prompts)
+    tokens = jnp.full((batch, length), pad_token, jnp.int32).at[:, :width].set(prompts)
     cache, cached = _read(network, variables, tokens, known - 1, length, labels)
     seen = None
     if vocab_size is not None:
@@ -303,6 +305,7 @@ def _generate(
         known=known,
         labels=labels,
         vocab_size=vocab_size,
+        pad_token=pad_token,
     )
     return advance(
         network,

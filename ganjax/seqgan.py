@@ -114,7 +114,9 @@ def seqgan(
     def write(params: Any, player: Any, key: Key, prompts: Array, lengths: Array) -> Array:
         """Return sequences (B, length) that go on from prompts (B, length + 1)."""
         variables = {"params": params, **player.variables}
-        writing = generation.begin(generator, variables, prompts, lengths, length + 1, key, known=1)
+        writing = generation.begin(
+            generator, variables, prompts, lengths, length + 1, key, pad_token=pad_token or 0
+        )
         return generation.advance(
             generator,
             variables,

@@ -125,6 +125,7 @@ class TrainedText:
                 key,
                 known=first.shape[1],
                 vocab_size=self.form.vocab_size if penalty else None,
+                pad_token=settings["pad_token"],
             )
 
         @jax.jit
@@ -187,7 +188,7 @@ class TrainedText:
             raise InputError("this model's tokens stand for nothing: it takes no text")
         try:
             return self.form.tokenizer.encode(text)
-        except InputError as error:
+        except (InputError, UnicodeEncodeError) as error:
             raise InputError(f"the prompt does not fit the model: {error}") from error
 
     def _refuse(self, prompt: str) -> None:

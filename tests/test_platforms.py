@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 from ganjax import build, config, cost
+from ganjax.data import TextForm
 
 BATCH, CLASSES = 4, 10
 # Of one example, by `data.source`.
@@ -54,20 +55,31 @@ def model_of(case):
         train=dataclasses.replace(settings.train, batch_size=BATCH, **train),
     )
     num_classes = CLASSES if settings.model.conditional else 0
+    if isinstance(settings.model, config.OF_TEXT):
+        text = settings.data.text
+        windows = settings.data.source == "tiny_shakespeare"
+        form = TextForm(50, text.length, windows, 1, None if windows else 2, 0)
+        return settings, build.build_model(settings, (text.length, 50), 0, form)
     return settings, build.build_model(settings, SHAPES[settings.data.source], num_classes)
+
+
+def inputs_of(model):
+    shape, of_text = model.shape, model.text is not None
+    if of_text:
+        shape = (model.text.length + model.text.windows,)
+    return cost.step_inputs(model.algorithm, shape, BATCH, model.num_classes, tokens=of_text)
 
 
 def step_of(case):
     """Return the train step and its arguments, as shapes."""
     _, model = model_of(case)
-    inputs = cost.step_inputs(model.algorithm, model.shape, BATCH, model.num_classes)
-    return jax.jit(model.algorithm.train_step), inputs
+    return jax.jit(model.algorithm.train_step), inputs_of(model)
 
 
 def sampler_of(case):
     """Return the sampler of four and its arguments, as shapes."""
     _, model = model_of(case)
-    state, _ = cost.step_inputs(model.algorithm, model.shape, BATCH)
+    state, _ = inputs_of(model)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.jit(lambda state, key: model.algorithm.sample(state, key, 4)), (state, key)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import gzip
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ganjax.data import tokenizers
 from ganjax.data.dataset import Dataset, fingerprint
 from ganjax.data.oracle import Oracle
-from ganjax.data.tokenizers import SPECIAL, Tokenizer, UnknownSymbolError, build_tokenizer
+from ganjax.data.tokenizers import SPECIAL, Symbols, Tokenizer, UnknownSymbolError, build_tokenizer
 from ganjax.types import InputError
 
 _BUILTIN = Path(__file__).parent / "builtin"
@@ -125,7 +125,7 @@ def load_text(
       split: of a folder, the name of a file, or of a folder in it, without its ending; of TFDS, as
         it writes splits.
       data_dir: where tensorflow-datasets keeps its data.
-      tokenizer: use this one, such as that of a trained model.
+      tokenizer: use this one, such as that of a trained model; of lines with special tokens.
       oracle_seed: of the oracle's weights and sequences.
 
     Returns:
@@ -141,6 +141,8 @@ def load_text(
     """
     if length < 1:
         raise InputError(f"data.text.length has to be 1 or more, got {length}")
+    if held_out < 0:
+        raise InputError(f"data.held_out has to be 0 or more, got {held_out}")
     if long_lines not in ("refuse", "cut", "drop"):
         raise InputError(f"data.text.long_lines is {long_lines!r}, expected refuse, cut or drop")
     if source == "oracle":
@@ -150,7 +152,12 @@ def load_text(
         raise InputError(f"{name} holds no text: point data.source to one that does.")
     special = len(SPECIAL) if lines else 0
     if tokenizer is None:
-        tokenizer = build_tokenizer(tokens, [text for _, text in files], vocab_size, special)
+        texts = [text for _, text in files]
+        if lines:
+            texts = [line for text in texts for _, line in _numbered(text)]
+        tokenizer = build_tokenizer(tokens, texts, vocab_size, special)
+    if lines and tokenizer.special < special:
+        raise InputError("the tokenizer of lines needs tokens for padding, start and end in front")
     make = _lines if lines else _windows
     return make(name, split, files, tokenizer, length, held_out, long_lines)
 
@@ -167,20 +174,37 @@ def _windows(name, split, files, tokenizer, length, held_out, long_lines):
             f"data.text.length {length} fewer than one are left to train on; lower one of them."
         )
     characters = sum(len(text) for _, text in files)
-    share = characters / len(stream)
     end = len(stream) - kept
     start = _newline(tokenizer, stream)
     form = TextForm(tokenizer.vocab_size, length, True, start, tokenizer=tokenizer)
     # Views: every place of the text begins a window, and none takes memory of its own.
     every = np.lib.stride_tricks.sliding_window_view(stream[:end], length + 1)
     number = fingerprint(stream[:end], str(length))
-    train = _dataset(name, split, every, number, form, round(end * share))
+    share = characters / len(stream)
+    characters -= _characters(tokenizer, stream[end:], share)
+    train = _dataset(name, split, every, number, form, characters)
     if not kept:
         return train, None
     apart = np.lib.stride_tricks.sliding_window_view(stream[end:], length + 1)[::length]
     number = fingerprint(stream[end:], str(length))
-    characters = round(apart.shape[0] * length * share)
+    # The first token of these is only looked at.
+    characters = _characters(tokenizer, stream[end + 1 :], share)
     return train, _dataset(name, "held out", apart, number, form, characters)
+
+
+def _characters(tokenizer: Tokenizer, tokens: np.ndarray, share: float) -> int:
+    """Return how many characters tokens stand for: of words, whose spaces are lost, by `share`."""
+    if isinstance(tokenizer, Symbols):
+        return round(len(tokens) * share)
+    return len(tokenizer.decode(tokens))
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line that is not blank."""
+    # Not splitlines: that also ends lines where editors do not.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line := line.strip():
+            yield number, line
 
 
 def _newline(tokenizer: Tokenizer, stream: np.ndarray) -> int:
@@ -195,11 +219,8 @@ def _newline(tokenizer: Tokenizer, stream: np.ndarray) -> int:
 def _lines(name, split, files, tokenizer, length, held_out, long_lines):
     rows, characters = [], []
     for path, text in files:
-        for number, line in enumerate(text.splitlines(), 1):
-            line = line.strip()
-            if not line:
-                continue
-            found = _encode(tokenizer, line, path, number)
+        for number, line in _numbered(text):
+            found = whole = _encode(tokenizer, line, path, number)
             if len(found) + 1 > length:
                 if long_lines == "refuse":
                     raise InputError(
@@ -214,22 +235,24 @@ def _lines(name, split, files, tokenizer, length, held_out, long_lines):
             row[: len(found)] = found
             row[len(found)] = END_TOKEN
             rows.append(row)
-            characters.append(len(line) + 1)
+            characters.append(round(len(line) * len(found) / max(len(whole), 1)) + 1)
     if not rows:
         raise InputError(f"{name} has no line of up to {length} tokens: raise data.text.length.")
     array = np.stack(rows).astype(np.min_scalar_type(max(tokenizer.vocab_size - 1, 1)))
     form = TextForm(
         tokenizer.vocab_size, length, False, START_TOKEN, END_TOKEN, PAD_TOKEN, tokenizer
     )
-    whole = _dataset(name, split, array, fingerprint(array), form, sum(characters))
-    train, kept = whole.hold_out(held_out)
-    if kept is None:
-        return train, None
-    share = sum(characters) / len(characters)
-    return (
-        dataclasses.replace(train, num_characters=round(train.num_examples * share)),
-        dataclasses.replace(kept, num_characters=round(kept.num_examples * share)),
-    )
+    dataset = _dataset(name, split, array, fingerprint(array), form, 0)
+    # For a moment, so that they are split, too.
+    dataset.arrays["characters"] = np.array(characters)
+    train, kept = dataset.hold_out(held_out)
+    return _counted(train), None if kept is None else _counted(kept)
+
+
+def _counted(dataset: TextDataset) -> TextDataset:
+    arrays = dict(dataset.arrays)
+    count = int(arrays.pop("characters").sum())
+    return dataclasses.replace(dataset, arrays=arrays, num_characters=count)
 
 
 def _oracle(seed, length, held_out):
@@ -303,8 +326,7 @@ def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
-            with gzip.open(path) as file:
-                content = file.read(_LARGEST_BYTES + 1)
+            content = _unpacked(path)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): see whether it is whole.") from error
     if len(content) > _LARGEST_BYTES:
@@ -314,12 +336,24 @@ def _text(path: Path) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        # Of the content without a byte order mark.
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, line {line}, is not UTF-8 (byte {content[error.start]:#04x}): convert it, "
-            "for instance with `iconv -f latin1 -t utf-8`."
+            f"{path}, line {line}, is not UTF-8 (byte {error.object[error.start]:#04x}): convert "
+            "it, for instance with `iconv -f latin1 -t utf-8`."
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{path}, line {line}, has a zero byte: it is no text.")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the content of a .gz, or a little more than the largest that is taken."""
+    pieces, size = [], 0
+    with gzip.open(path) as file:
+        # In pieces: read(n) sets n bytes aside at once.
+        while size <= _LARGEST_BYTES and (piece := file.read(1 << 24)):
+            pieces.append(piece)
+            size += len(piece)
+    return b"".join(pieces)

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,8 +86,11 @@ class Symbols:
         tokens = np.array([index.get(symbol, -1) for symbol in symbols], np.int32)
         if (tokens < 0).any():
             if unknown is None:
-                first = symbols[int(np.argmax(tokens < 0))]
-                place = int(np.argmax(tokens < 0)) if not self.words else text.find(first)
+                place = int(np.argmax(tokens < 0))
+                first = symbols[place]
+                if self.words:
+                    # Not text.find: the word may be a part of an earlier one.
+                    place = re.search(rf"(?<!\S){re.escape(first)}(?!\S)", text).start()
                 raise UnknownSymbolError(first, place, len(self.symbols))
             tokens[tokens < 0] = unknown
         return tokens
@@ -140,6 +144,9 @@ class BytePairs:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"this is no tokenizer.json: {error}") from error
+        # Published ones may cut what is longer than their model reads, and fill up what is shorter.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     @property
     def vocab_size(self) -> int:
@@ -194,7 +201,8 @@ def _most_frequent(counts: Mapping[str, int], size: int | None) -> tuple[str, ..
     """Return the symbols in their order; where there are too many, the rarer ones are unknown."""
     if size is None or len(counts) <= size:
         return tuple(sorted(counts))
-    kept = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))[: size - 1]
+    known = (symbol for symbol in counts if symbol != UNKNOWN)
+    kept = sorted(known, key=lambda symbol: (-counts[symbol], symbol))[: size - 1]
     return (UNKNOWN, *sorted(kept))
 
 
@@ -205,6 +213,8 @@ def _bytes(texts: Sequence[str], size: int | None, special: int) -> Bytes:
 
 def _byte_pairs(texts: Sequence[str], size: int | None, special: int) -> BytePairs:
     package = _package()
+    if size is not None and size < 256:
+        raise InputError(f"byte pairs begin with 256 bytes, data.text.vocab_size is {size}")
     tokenizer = package.Tokenizer(package.models.BPE())
     tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = package.decoders.ByteLevel()
@@ -239,7 +249,8 @@ def build_tokenizer(
       special: 0, or 3 for padding, start and end.
 
     Raises:
-      InputError: there is no such kind, or its package is not installed.
+      InputError: there is no such kind, its package is not installed, or the vocabulary is too
+        small.
 
     >>> tokenizer = build_tokenizer("characters", ["abba"])
     >>> tokenizer.encode("bab"), tokenizer.decode([0, 0])
@@ -252,6 +263,8 @@ def build_tokenizer(
             f"data.text.tokens is {kind!r}, expected {', '.join(TOKENIZERS)} or the path of a "
             "tokenizer.json"
         )
+    if vocab_size is not None and vocab_size < 2:
+        raise InputError(f"data.text.vocab_size has to be 2 or more, got {vocab_size}")
     return TOKENIZERS[kind](texts, vocab_size, special)
 
 

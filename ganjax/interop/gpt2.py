@@ -161,9 +161,6 @@ def import_gpt2(
         for name, value in state_dict.items()
         if not name.endswith(_UNUSED)
     }
-    tied = state_dict.get("lm_head.weight")
-    if tied is not None and not np.array_equal(tied, tensors.get("wte.weight")):
-        raise InputError("lm_head.weight is not wte.weight: GPT-2 has one table for both")
     table = _names(network.num_layers)
     missing, unknown = sorted(set(table) - set(tensors)), sorted(set(tensors) - set(table))
     if missing or unknown:
@@ -172,6 +169,9 @@ def import_gpt2(
             f"these weights {what} ({len(missing)} missing, {len(unknown)} unknown): is the "
             f"configuration, with {network.num_layers} layers, theirs?"
         )
+    tied = state_dict.get("lm_head.weight")
+    if tied is not None and not np.array_equal(tied, tensors["wte.weight"]):
+        raise InputError("lm_head.weight is not wte.weight: GPT-2 has one table for both")
     example = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     params: dict[str, Any] = {}
     for name, path in table.items():
@@ -234,6 +234,7 @@ def _network(config: Mapping[str, Any]) -> Transformer:
     wanted = {"activation_function": (activation, _ACTIVATIONS)}
     wanted["layer_norm_epsilon"] = (config.get("layer_norm_epsilon", 1e-5), (1e-5,))
     wanted["n_inner"] = (config.get("n_inner"), (None, 4 * settings["n_embd"]))
+    wanted["scale_attn_weights"] = (config.get("scale_attn_weights", True), (True,))
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         wanted[name] = (config.get(name, False), (False,))
     for name, (value, known) in wanted.items():

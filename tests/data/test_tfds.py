@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from ganjax.data import BatchStream, batch_indices, load, prepare
+from ganjax.data import BatchStream, batch_indices, load, load_text, prepare
 from ganjax.data.tfds import import_tfds
 from ganjax.types import InputError
 
@@ -102,6 +102,37 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr("urllib.request.getproxies", dict)
+
+
+@pytest.fixture
+def write_texts(tmp_path):
+    """Return a function that prepares records as a set "notes", which only its files define."""
+
+    def write(*records, features=("text",)):
+        tfds = import_tfds()
+        # By ClassLabel a record has more than texts.
+        kinds = {"label": lambda: tfds.features.ClassLabel(num_classes=4)}
+
+        class Notes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            VERSION = tfds.core.Version("1.0.0")
+            pkg_dir_path = tfds.core.Path(tmp_path)
+
+            def _info(self):
+                known = {name: kinds.get(name, tfds.features.Text)() for name in features}
+                return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(known))
+
+            def _split_generators(self, dl_manager):
+                return {"train": enumerate(records), "test": enumerate(records[:1])}
+
+            def _generate_examples(self):
+                raise AssertionError("the records are there")
+
+        Notes.name = "notes"
+        builder = Notes(data_dir=str(tmp_path / "tfds"), file_format="array_record")
+        builder.download_and_prepare(file_format="array_record")
+        return str(tmp_path / "tfds")
+
+    return write
 
 
 def in_order(images):
@@ -234,6 +265,49 @@ def test_other_sets_need_tensorflow(tmp_path, monkeypatch):
 def test_a_missing_folder_of_downloads_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*raw"):
         prepare("mnist", data_dir=str(tmp_path), downloads=str(tmp_path / "raw"))
+
+
+@pytest.mark.parametrize("features", [("text", "title", "label"), ("sentence", "label")])
+def test_texts(write_texts, features):
+    texts = ["a first one", "naïve ☕", "two\nlines", "the last"]
+    records = [{features[0]: text, "title": "not this", "label": 2} for text in texts]
+    records = [{name: record[name] for name in features} for record in records]
+    data_dir = write_texts(*records, features=features)
+    options = {"data_dir": data_dir, "length": 12, "lines": True, "held_out": 0}
+    dataset, _ = load_text("tfds:notes", **options)
+    found = [dataset.form.decode(row) for row in dataset.arrays["tokens"]]
+    assert sorted(found) == sorted("\n".join(texts).split("\n"))
+    assert dataset.name == "tfds:notes"
+    test, _ = load_text("tfds:notes", split="test", **options)
+    assert (test.num_examples, test.split) == (1, "test")
+    with pytest.raises(InputError, match=r"cannot give the split 'val' .*'train', 'test'"):
+        load_text("tfds:notes", split="val", **options)
+
+
+def test_texts_make_one_stream(write_texts):
+    data_dir = write_texts({"text": "one"}, {"text": "one"})
+    dataset, _ = load_text("tfds:notes", data_dir=data_dir, length=7, held_out=0)
+    assert dataset.form.decode(dataset.arrays["tokens"][0]) == "one\none\n"
+
+
+@pytest.mark.parametrize(
+    ("features", "record", "message"),
+    [
+        (("one", "two"), {"one": "a", "two": "b"}, "features one, two, expected one of text"),
+        (("label",), {"label": 1}, "features label, expected one of text"),
+        (("text",), {"text": b"caf\xe9"}, "holds a text that is not UTF-8"),
+        (("text",), {"text": " "}, "tfds:notes holds no text"),
+    ],
+)
+def test_other_texts_are_refused(write_texts, features, record, message):
+    data_dir = write_texts(record, features=features)
+    with pytest.raises(InputError, match=message):
+        load_text("tfds:notes", data_dir=data_dir)
+
+
+def test_texts_that_are_not_prepared_say_how(tmp_path):
+    with pytest.raises(InputError, match="run `ganjax data prepare tiny_shakespeare`"):
+        load_text("tfds:tiny_shakespeare", data_dir=str(tmp_path))
 
 
 @pytest.mark.slow

@@ -1,0 +1,172 @@
+"""How well do text generators imitate the synthetic oracle? Every model on the same oracles.
+
+The score depends on the oracle that was drawn, so each row stands beside the oracle's own score
+(`real`), and beside the likelihood model at several temperatures: sharper is likelier and less
+varied, which no GAN may be praised for alone (Caccia et al. 2018, arXiv:1811.02549). NLL-oracle is
+how unlikely the oracle finds 10,000 sequences of the model, NLL-generator how unlikely the model
+finds 1,000 of the oracle's, both in nats a token; the latter is what a model that has lost variety
+pays.
+
+Trains each configuration on each oracle, unless its run is there already. --steps stops a training
+early: what is scored is the best checkpoint so far by NLL-oracle for models that play, and the last
+one for likelihood. Rows are added to those of an existing --out; --table prints it in Markdown.
+
+    python benchmarks/oracle.py --cases oracle_mle --oracles 0,1,2 --runs runs/oracle --out FILE
+    python benchmarks/oracle.py --table FILE
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import common
+import jax
+
+CASES = ("oracle_mle", "oracle_gumbel", "oracle_seqgan", "oracle_relgan")
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+NUM_SAMPLES = 10_000
+
+
+def main() -> None:
+    args = common.arguments(
+        __doc__,
+        CASES,
+        default=("oracle_mle",),
+        oracles={"default": "0,1,2", "help": "seeds of the oracles, such as 0,1,2"},
+        length={"type": int, "default": 20, "help": "of the sequences, 20 or 40"},
+        steps={"type": int, "help": "stop after so many, pre-training included"},
+        set={
+            "default": "",
+            "help": "fields of model, such as discriminator_steps=60,num_rollouts=8",
+        },
+        runs={"type": Path, "help": "keep the runs here; by default they are thrown away"},
+        table={"type": Path, "help": "print the table of this file and do nothing else"},
+    )
+    if args.table:
+        print_table(args.table)
+        return
+    known = args.out.read_text().splitlines() if args.out and args.out.exists() else []
+    results = common.Results("oracle", args.out)
+    if known:
+        args.out.write_text("".join(line + "\n" for line in known))
+    done = {(row["case"], row["oracle"], row["length"]) for row in map(json.loads, known)}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in map(int, args.oracles.split(",")[: 1 if args.quick else None]):
+            if ("real", seed, args.length) not in done:
+                real(results, seed, args.length, args.quick)
+            for name in args.cases:
+                if (name, seed, args.length) not in done:
+                    runs = args.runs or Path(folder)
+                    changes = dict(part.split("=") for part in args.set.split(",") if part)
+                    score(results, name, seed, args.length, args.steps, changes, runs, args.quick)
+
+
+def real(results: common.Results, seed: int, length: int, quick: bool) -> None:
+    """Add the oracle's own score: the entropy of what it writes."""
+    from ganjax.data import Oracle
+
+    oracle = Oracle(length, seed=seed)
+    tokens = oracle.sample(1000 if quick else NUM_SAMPLES, seed=12_345)
+    value = oracle.negative_log_likelihood(tokens)
+    results.add_row("real", unit="nats", oracle=seed, length=length, nll_oracle=value)
+
+
+def score(results, name, seed, length, steps, changes, runs, quick) -> None:
+    """Train one configuration on one oracle, and add a row for each temperature that counts."""
+    from ganjax import config, train
+    from ganjax.run import RunDirectory
+
+    settings = config.load_file(name)
+    text = dataclasses.replace(settings.data.text, oracle_seed=seed, length=length)
+    data = dataclasses.replace(settings.data, text=text)
+    fields = {key: int(value) for key, value in changes.items()}
+    if quick:
+        fast = ("pretrain_steps", "discriminator_pretrain_steps")
+        fields |= {key: 1 for key in fast if getattr(settings.model, key, 0)}
+        fields |= {"discriminator_steps": 2} if hasattr(settings.model, "loss") else {}
+        steps = 4
+    training = settings.train
+    if steps:
+        training = dataclasses.replace(training, steps=steps, checkpoint_every_steps=min(
+            steps, training.checkpoint_every_steps
+        ))  # fmt: skip
+    settings = dataclasses.replace(
+        settings, data=data, train=training, model=dataclasses.replace(settings.model, **fields)
+    )
+    directory = runs / f"{name}-{length}-{seed}"
+    seconds = None
+    if not (directory / "evaluation.json").exists():
+        seconds = train.train(settings, str(directory)).seconds
+    run = RunDirectory(directory)
+    curve = [
+        [entry["step"], round(entry["figures"]["nll_oracle"]["value"], 4)]
+        for entry in run.evaluations()
+        if "nll_oracle" in entry["figures"]
+    ]
+    about = {"unit": "nats", "oracle": seed, "length": length, "seconds": seconds}
+    about |= {"settings": fields, "steps": settings.train.steps}
+    before = getattr(settings.model, "pretrain_steps", None)
+    if before is not None:
+        start = [value for step, value in curve if step <= before]
+        about["nll_oracle_before"] = start[-1] if start else None
+    plays = before is not None
+    for temperature in TEMPERATURES[: 1 if plays or quick else None]:
+        case = name if temperature == 1.0 else f"{name} at {temperature:g}"
+        step = _best_step(directory) if plays else None
+        row = _measured(str(directory), step, temperature, quick)
+        more = {"curve": curve} if temperature == 1.0 else {}
+        results.add_row(case, **about, temperature=temperature, **row, **more)
+
+
+def _best_step(directory: Path) -> int | None:
+    from ganjax.checkpoint import Checkpointer
+
+    with Checkpointer(directory / "checkpoints", best_metric="evaluation/nll_oracle",
+                      best_mode="min") as checkpoints:  # fmt: skip
+        return checkpoints.best_step()
+
+
+def _measured(directory: str, step: int | None, temperature: float, quick: bool) -> dict:
+    from ganjax import load
+    from ganjax.build import build
+    from ganjax.generation import Sampling
+    from ganjax.judging_text import TextJudge
+
+    trained = load(directory, step)
+    judge = TextJudge(build(trained.config), sampling=Sampling(temperature))
+    figures = judge.figures(trained.state, num_samples=500 if quick else NUM_SAMPLES, seed=7)
+    return {
+        "step": trained.step,
+        "nll_oracle": figures["nll_oracle"].value,
+        "nll_generator": figures["cross_entropy"].value,
+        "jax_device": jax.devices()[0].device_kind,
+    }
+
+
+def print_table(path: Path) -> None:
+    """Print a Markdown table: a row a model, a column an oracle, and the mean over oracles."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for length in sorted({row["length"] for row in rows}):
+        chosen = [row for row in rows if row["length"] == length]
+        oracles = sorted({row["oracle"] for row in chosen})
+        print(f"| length {length} | " + " | ".join(f"oracle {o}" for o in oracles), end="")
+        print(" | mean NLL-oracle | mean NLL-generator | before it played |")
+        print("|" + "---|" * (len(oracles) + 4))
+        for case in dict.fromkeys(row["case"] for row in chosen):
+            of = {row["oracle"]: row for row in chosen if row["case"] == case}
+            cells = [f"{of[o]['nll_oracle']:.3f}" if o in of else "" for o in oracles]
+            cells.append(_mean(of.values(), "nll_oracle"))
+            cells.append(_mean(of.values(), "nll_generator"))
+            cells.append(_mean(of.values(), "nll_oracle_before"))
+            print(f"| {case} | " + " | ".join(cells) + " |")
+
+
+def _mean(rows, key: str) -> str:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return f"{statistics.mean(values):.3f}" if values else ""
+
+
+if __name__ == "__main__":
+    main()
