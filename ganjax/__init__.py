@@ -21,6 +21,7 @@ from ganjax import (
     cost,
     ema,
     evaluation,
+    generation,
     interop,
     latents,
     losses,
@@ -30,12 +31,15 @@ from ganjax import (
     sharding,
     views,
 )
+from ganjax.autoregressive import autoregressive
 from ganjax.gan import gan
 from ganjax.loop import fit
 from ganjax.networks.layers import as_network
 from ganjax.penalties import Term
 from ganjax.players import adam, all_variables, init_player
 from ganjax.population import population
+from ganjax.seqgan import seqgan
+from ganjax.text_gan import text_gan
 from ganjax.trained import load
 from ganjax.types import (
     Algorithm,
@@ -69,6 +73,7 @@ __all__ = [
     "all_variables",
     "as_network",
     "augment",
+    "autoregressive",
     "axes",
     "cost",
     "discriminator_loss",
@@ -77,6 +82,7 @@ __all__ = [
     "evaluation",
     "fit",
     "gan",
+    "generation",
     "generator_loss",
     "generator_update",
     "init_player",
@@ -89,8 +95,10 @@ __all__ = [
     "ops",
     "penalties",
     "population",
+    "seqgan",
     "sharding",
     "step_key",
+    "text_gan",
     "vae",
     "views",
 ]

@@ -121,7 +121,7 @@ class OptimizerSettings:
     final_beta2: float | None = None
     """Let Adam's beta2 go there in a cosine over schedule_steps (R3GAN)."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero; a schedule begins after them."""
     weight_decay: float = 0.0
     """What matrices lose of themselves, times the learning rate (AdamW)."""
     clip_norm: float | None = None

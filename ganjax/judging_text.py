@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import autoregressive, evaluation, generation
+from ganjax import evaluation, generation
+from ganjax.autoregressive import likelihood
 from ganjax.data import Oracle, load_text
 from ganjax.evaluation.text_table import TEXT_METRICS, TextSamples, check_text_metric
 from ganjax.experiment import Experiment
@@ -43,7 +44,7 @@ class TextJudge:
             form = self._form
 
             def sums(variables, tokens):
-                return autoregressive.likelihood(
+                return likelihood(
                     self._model.language,
                     variables,
                     {"tokens": tokens},
@@ -150,11 +151,11 @@ class TextJudge:
         tokens = None
         if any(metric.of_samples for metric in chosen):
             tokens = self.write(state, jax.random.key(seed), count)
-        likelihood = None
+        sums = None
         if any("likelihood" in metric.reads for metric in chosen):
-            likelihood = self.likelihood(state)
+            sums = self.likelihood(state)
         ema = self._settings.ema if state.ema else None
-        return TextLook(tokens, likelihood, {"seed": seed, "num_samples": count, "ema": ema})
+        return TextLook(tokens, sums, {"seed": seed, "num_samples": count, "ema": ema})
 
     def likelihood(self, state: TrainState) -> dict[str, float]:
         """Return sums over the data that was kept away: see `TextSamples.likelihood`."""

@@ -67,11 +67,12 @@ def make_optimizer(
         final = settings.final_learning_rate / settings.learning_rate
 
         def schedule(step):
-            done = jnp.clip(step / steps, 0.0, 1.0)
+            warmup = min(settings.warmup_steps, steps - 1)
+            done = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
             factor = {
                 "constant": 1.0,
                 "linear": 1.0 - done * (1.0 - final),
-                "cosine": cosine(final, steps)(step),
+                "cosine": cosine(final, 1)(done),
             }[settings.schedule]
             return factor * jnp.minimum(1.0, (step + 1) / max(1, settings.warmup_steps))
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ganjax import autoregressive, axes, generation, losses, players
+from ganjax import axes, generation, losses, players
+from ganjax.autoregressive import autoregressive, log_probabilities
 from ganjax.generation import Sampling
 from ganjax.losses import AdversarialLoss
 from ganjax.networks.layers import as_network
@@ -84,7 +85,7 @@ def seqgan(
         or optax.chain(optax.clip_by_global_norm(5.0), optax.adam(1e-2)),
         "discriminator": discriminator_optimizer or optax.adam(1e-4),
     }
-    likelihood = autoregressive.autoregressive(
+    likelihood = autoregressive(
         generator,
         length=length,
         start_token=start_token,
@@ -168,7 +169,7 @@ def seqgan(
         counted = jnp.ones(tokens.shape) if pad_token is None else tokens != pad_token
 
         def objective(params, variables, batch, key):
-            found, updated = autoregressive.log_probabilities(
+            found, updated = log_probabilities(
                 generator,
                 {"params": params, **variables},
                 batch["tokens"],

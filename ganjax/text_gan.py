@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import autoregressive, axes, generation, latents
+from ganjax import axes, generation, latents
+from ganjax.autoregressive import likelihood, weights
 from ganjax.gan import gan
 from ganjax.generation import Sampling
 from ganjax.networks.layers import as_network
@@ -187,7 +188,7 @@ def text_gan(
     def evaluate(state: TrainState, batch: Batch, key: Key) -> Metrics:
         if not is_language_model:
             return algorithm.evaluate(state, as_mixtures(batch), key)
-        return autoregressive.likelihood(
+        return likelihood(
             language,
             language_variables(state),
             batch,
@@ -201,7 +202,7 @@ def text_gan(
 
 def language_variables(state: TrainState, ema: bool = True) -> Mapping[str, Any]:
     """Return the variables of the language model that a relaxed generator is made of."""
-    found = autoregressive.weights(state, ema)
+    found = weights(state, ema)
     return {name: part for name, part in found.items() if name != "hyperparameters"}
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import autoregressive, checkpoint, generation
+from ganjax import checkpoint, generation
+from ganjax.autoregressive import log_probabilities
 from ganjax.config import Config
 from ganjax.data import TextForm
 from ganjax.experiment import Model
@@ -155,7 +156,7 @@ class TrainedText:
         tokens = self._encode(text)
         if not form.windows:
             tokens = np.append(tokens, form.stop_token)
-        found, _ = autoregressive.log_probabilities(
+        found, _ = log_probabilities(
             self.model.language,
             language_variables(self.state, ema),
             jnp.asarray(tokens)[None],

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ganjax import autoregressive as ar
-from ganjax.autoregressive import autoregressive
+from ganjax.autoregressive import autoregressive, log_probabilities
 from ganjax.generation import Sampling
 from ganjax.networks.gpt import Transformer
 from ganjax.networks.pointwise import gelu, standardize
@@ -37,8 +36,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_what_follows():
 def test_a_start_token_stands_in_front_of_lines():
     with_start = jnp.concatenate([jnp.full((8, 1), 3), tokens_of()], axis=1)
     params = NETWORK.init(jax.random.key(0), tokens_of())
-    found, _ = ar.log_probabilities(NETWORK, params, tokens_of(), start_token=3)
-    expected, _ = ar.log_probabilities(NETWORK, params, with_start, start_token=None)
+    found, _ = log_probabilities(NETWORK, params, tokens_of(), start_token=3)
+    expected, _ = log_probabilities(NETWORK, params, with_start, start_token=None)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -136,7 +135,7 @@ def test_dropout_is_for_training_alone():
     assert first == second
     params = {"params": state.players["generator"].params}
     noisy = [
-        ar.log_probabilities(
+        log_probabilities(
             network, params, batch["tokens"], start_token=0, train=True, key=jax.random.key(i)
         )[0]
         for i in range(2)

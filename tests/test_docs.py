@@ -24,7 +24,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md",)
-SLOW_PAGES = ("docs/train_step.md", "docs/scaling.md", "docs/models.md", "docs/evaluation.md")
+SLOW_PAGES = (
+    "docs/train_step.md",
+    "docs/scaling.md",
+    "docs/models.md",
+    "docs/evaluation.md",
+    "docs/text.md",
+)
 _FENCE = re.compile(r"^(?:<!-- *(?P<mark>.*?) *-->\n)?```python\n(?P<source>.*?)^```$", re.M | re.S)
 _MARKS = {"", "8 devices", "prelude", "prelude: 8 devices"}
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import autoregressive, generation
+from ganjax import generation
+from ganjax.autoregressive import log_probabilities
 from ganjax.networks.recurrent import LSTMCell, Recurrent
 from ganjax.types import Array
 
@@ -87,7 +88,7 @@ class Oracle:
     @functools.cached_property
     def _score(self):
         return jax.jit(
-            lambda tokens: autoregressive.log_probabilities(
+            lambda tokens: log_probabilities(
                 self.network, self.variables, tokens, start_token=self.start_token
             )[0]
         )
