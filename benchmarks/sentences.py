@@ -2,8 +2,8 @@
 
 Trains each configuration on a file of sentences, one a line, unless its run is there already, and
 scores 1,000 sentences of it: BLEU against other sentences (--reference), self-BLEU among
-themselves. A model that is trained on the likelihood alone is scored at several temperatures: a GAN is better
-where it has a higher BLEU at the same self-BLEU.
+themselves. A model that is trained on the likelihood alone is scored at several temperatures: a GAN
+is better where it has a higher BLEU at the same self-BLEU.
 
     python benchmarks/sentences.py --source coco_train.txt --reference coco_test.txt --out FILE
 """

@@ -72,9 +72,8 @@ def seqgan(
     >>> generator = Recurrent(vocab_size=11, cells=(LSTMCell(8),), embedding_dim=4)
     >>> discriminator = ConvDiscriminator(11, ((1, 4),), embedding_dim=4)
     >>> algorithm = seqgan(generator, discriminator, length=5, discriminator_steps=2)
-    >>> state = algorithm.init(jax.random.key(0))
-    >>> step = jax.jit(algorithm.train_step, donate_argnums=0)
-    >>> state, metrics = step(state, {"tokens": jnp.ones((2, 4, 5), jnp.int32)})
+    >>> algorithm.batches_per_step
+    2
     """
     generator, discriminator = as_network(generator), as_network(discriminator)
     players.check_positive(

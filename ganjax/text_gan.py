@@ -128,11 +128,8 @@ def text_gan(
     >>> generator = Recurrent(vocab_size=11, cells=(LSTMCell(8),), embedding_dim=4)
     >>> discriminator = ConvDiscriminator(filters=((1, 4), (2, 4)), embedding_dim=4)
     >>> algorithm = text_gan(generator, discriminator, vocab_size=11, length=5)
-    >>> state = algorithm.init(jax.random.key(0))
-    >>> step = jax.jit(algorithm.train_step, donate_argnums=0)
-    >>> state, metrics = step(state, {"tokens": jnp.ones((4, 5), jnp.int32)})
-    >>> algorithm.sample(state, jax.random.key(1), 2).shape
-    (2, 5)
+    >>> sorted(jax.eval_shape(algorithm.init, jax.random.key(0)).hyperparameters)
+    ['inverse_temperature']
     """
     language = as_network(generator)
     is_language_model = language.start is not None

@@ -1,5 +1,7 @@
 """Language models trained on the likelihood, and what a text GAN shares with them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,9 @@ from ganjax.networks.recurrent import LSTMCell, Recurrent
 from ganjax.players import adam
 from ganjax.types import InputError
 
+pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOCAB, LENGTH = 9, 6
 NETWORK = Recurrent(VOCAB, (LSTMCell(8),), 4)
 
@@ -24,10 +29,10 @@ def tokens_of(batch=8, length=LENGTH, seed=0):
 
 def test_the_loss_is_the_mean_cross_entropy_of_what_follows():
     algorithm = autoregressive(NETWORK, length=LENGTH, start_token=0, windows=True)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     tokens = tokens_of()
     variables = {"params": state.players["generator"].params}
-    chances = jax.nn.log_softmax(NETWORK.apply(variables, tokens[:, :-1]))
+    chances = jax.nn.log_softmax(jax.jit(NETWORK.apply)(variables, tokens[:, :-1]))
     expected = -np.mean(np.take_along_axis(np.asarray(chances), tokens[:, 1:, None], axis=2))
     _, metrics = jax.jit(algorithm.train_step)(state, {"tokens": tokens})
     assert metrics["loss/cross_entropy"] == pytest.approx(expected, rel=1e-5)
@@ -35,16 +40,20 @@ def test_the_loss_is_the_mean_cross_entropy_of_what_follows():
 
 def test_a_start_token_stands_in_front_of_lines():
     with_start = jnp.concatenate([jnp.full((8, 1), 3), tokens_of()], axis=1)
-    params = NETWORK.init(jax.random.key(0), tokens_of())
-    found, _ = log_probabilities(NETWORK, params, tokens_of(), start_token=3)
-    expected, _ = log_probabilities(NETWORK, params, with_start, start_token=None)
+    params = jax.jit(NETWORK.init)(jax.random.key(0), tokens_of())
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def of(tokens, start):
+        return log_probabilities(NETWORK, params, tokens, start_token=start)[0]
+
+    found, expected = of(tokens_of(), 3), of(with_start, None)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_padding_does_not_count():
     def loss_of(tokens):
         algorithm = autoregressive(NETWORK, length=LENGTH, start_token=1, pad_token=0)
-        state = algorithm.init(jax.random.key(0))
+        state = jax.jit(algorithm.init)(jax.random.key(0))
         _, metrics = jax.jit(algorithm.train_step)(state, {"tokens": tokens})
         return float(metrics["loss/cross_entropy"])
 
@@ -67,7 +76,7 @@ def test_micro_batches_of_unequal_lengths_give_the_whole_batch_gradient():
             optimizer=optax.sgd(0.5),
             micro_batches=parts,
         )
-        state = algorithm.init(jax.random.key(0))
+        state = jax.jit(algorithm.init)(jax.random.key(0))
         state, _ = jax.jit(algorithm.train_step)(state, {"tokens": jnp.asarray(tokens)})
         states.append(state.players["generator"].params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *states)
@@ -79,7 +88,7 @@ def test_it_learns_a_rule_and_writes_by_it():
     algorithm = autoregressive(
         NETWORK, length=LENGTH, start_token=0, windows=True, optimizer=adam(0.03, b1=0.9)
     )
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     batch = {"tokens": jnp.asarray(rows, jnp.uint8)}
     state, metrics = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=200)
@@ -87,7 +96,7 @@ def test_it_learns_a_rule_and_writes_by_it():
     assert metrics["loss/cross_entropy"][-1] < 0.05
     written = algorithm.sample(state, jax.random.key(1), 3)
     np.testing.assert_array_equal(written, np.tile(np.arange(1, LENGTH + 1), (3, 1)))
-    sums = algorithm.evaluate(state, batch, jax.random.key(0))
+    sums = jax.jit(algorithm.evaluate)(state, batch, jax.random.key(0))
     assert float(sums["tokens"]) == VOCAB * LENGTH
     assert float(sums["negative_log_likelihood"] / sums["tokens"]) < 0.05
 
@@ -96,11 +105,11 @@ def test_the_running_average_is_what_is_sampled_and_scored():
     algorithm = autoregressive(
         NETWORK, length=LENGTH, start_token=0, optimizer=optax.sgd(5.0), ema_half_life_images=1e9
     )
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     batch = {"tokens": tokens_of()}
-    before = algorithm.evaluate(state, batch, jax.random.key(0))
+    before = jax.jit(algorithm.evaluate)(state, batch, jax.random.key(0))
     state, _ = jax.jit(algorithm.train_step)(state, batch)
-    after = algorithm.evaluate(state, batch, jax.random.key(0))
+    after = jax.jit(algorithm.evaluate)(state, batch, jax.random.key(0))
     assert after["negative_log_likelihood"] == pytest.approx(
         float(before["negative_log_likelihood"]), rel=1e-5
     )
@@ -116,7 +125,7 @@ def test_classes_decide_what_is_written():
         network, length=3, start_token=0, num_classes=2, optimizer=adam(0.05, b1=0.9)
     )
     batch = {"tokens": jnp.array([[1, 1, 1], [2, 2, 2]]), "label": jnp.array([0, 1])}
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     state, _ = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=150)
     )(state)
@@ -129,23 +138,24 @@ def test_classes_decide_what_is_written():
 def test_dropout_is_for_training_alone():
     network = Transformer(VOCAB, LENGTH, 1, 2, 8, dropout=0.5)
     algorithm = autoregressive(network, length=LENGTH, start_token=0)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     batch = {"tokens": tokens_of()}
-    first, second = (algorithm.evaluate(state, batch, jax.random.key(i)) for i in range(2))
+    evaluate = jax.jit(algorithm.evaluate)
+    first, second = (evaluate(state, batch, jax.random.key(i)) for i in range(2))
     assert first == second
     params = {"params": state.players["generator"].params}
-    noisy = [
-        log_probabilities(
-            network, params, batch["tokens"], start_token=0, train=True, key=jax.random.key(i)
-        )[0]
-        for i in range(2)
-    ]
-    assert not np.allclose(*noisy)
+
+    @jax.jit
+    def noisy(key):
+        settings = {"start_token": 0, "train": True, "key": key}
+        return log_probabilities(network, params, batch["tokens"], **settings)[0]
+
+    assert not np.allclose(noisy(jax.random.key(0)), noisy(jax.random.key(1)))
 
 
 def test_it_has_no_latents():
     algorithm = autoregressive(NETWORK, length=2, start_token=0)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     with pytest.raises(InputError, match="no latents"):
         algorithm.sample(state, jax.random.key(0), 2, latents=jnp.zeros((2, 3)))
 

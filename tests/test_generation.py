@@ -14,6 +14,9 @@ from ganjax.networks.recurrent import GRUCell, LSTMCell, Recurrent
 from ganjax.networks.relational_memory import RelationalMemoryCell
 from ganjax.types import InputError
 
+pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOCAB = 7
 NETWORKS = {
     "gpt": Transformer(VOCAB, context=16, num_layers=2, heads=2, width=8),
@@ -23,11 +26,16 @@ NETWORKS = {
     "relational": Recurrent(VOCAB, (RelationalMemoryCell(2, 2, 3),), 4),
 }
 KEY = jax.random.key(0)
+# Every day one of each kind.
+EVERY = [
+    pytest.param(name, marks=() if name in ("gpt", "lstm") else pytest.mark.slow)
+    for name in NETWORKS
+]
 
 
 def variables_of(network, scale=8.0, seed=0):
     """Weights that make some tokens much likelier than others."""
-    variables = network.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
+    variables = jax.jit(network.init)(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
     return jax.tree.map(lambda a: a * scale if a.ndim > 1 else a, variables)
 
 
@@ -76,27 +84,33 @@ def test_draws_follow_the_softmax(size):
     np.testing.assert_array_less(np.abs(share - expected), 5 * np.sqrt(expected / count) + 1e-9)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_extending_a_cache_gives_what_a_pass_over_all_gives(name):
     network = NETWORKS[name]
     variables = variables_of(network)
     tokens = jax.random.randint(KEY, (3, 9), 0, VOCAB)
-    whole = network.apply(variables, tokens)
-    cache = network.apply(variables, 3, 12, method="start")
-    parts = []
-    for part in (tokens[:, :4], tokens[:, 4:5], tokens[:, 5:]):
-        logits, cache = network.apply(variables, cache, part, method="extend")
-        parts.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-4)
+
+    @jax.jit
+    def both_ways(variables, tokens):
+        cache = network.apply(variables, 3, 12, method="start")
+        parts = []
+        for part in (tokens[:, :4], tokens[:, 4:5], tokens[:, 5:]):
+            logits, cache = network.apply(variables, cache, part, method="extend")
+            parts.append(logits)
+        return jnp.concatenate(parts, axis=1), network.apply(variables, tokens)
+
+    in_parts, whole = both_ways(variables, tokens)
+    np.testing.assert_allclose(in_parts, whole, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_mixtures_of_one_token_are_tokens(name):
     network = NETWORKS[name]
     variables = variables_of(network)
     tokens = jax.random.randint(KEY, (2, 5), 0, VOCAB)
-    mixed = network.apply(variables, jax.nn.one_hot(tokens, VOCAB))
-    np.testing.assert_allclose(mixed, network.apply(variables, tokens), atol=1e-4)
+    apply = jax.jit(network.apply)
+    mixed = apply(variables, jax.nn.one_hot(tokens, VOCAB))
+    np.testing.assert_allclose(mixed, apply(variables, tokens), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gpt", "lstm"])
@@ -105,21 +119,26 @@ def test_logits_do_not_look_ahead(name):
     variables = variables_of(network)
     tokens = jax.random.randint(KEY, (1, 6), 0, VOCAB)
     other = tokens.at[0, 4].set((tokens[0, 4] + 1) % VOCAB)
-    before, after = network.apply(variables, tokens), network.apply(variables, other)
+    apply = jax.jit(network.apply)
+    before, after = apply(variables, tokens), apply(variables, other)
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert not np.allclose(before[:, 4:], after[:, 4:])
 
 
-@pytest.mark.parametrize("network", [NETWORKS["gpt"], NETWORKS["lstm"]])
+@pytest.mark.parametrize(
+    "network", [pytest.param(NETWORKS["gpt"], marks=pytest.mark.slow), NETWORKS["lstm"]]
+)
 def test_conditions_change_what_is_said(network):
     network = network.clone(num_classes=3)
-    variables = network.init(KEY, jnp.zeros((2, 1), jnp.int32), jnp.zeros(2, jnp.int32))
+    labels = jnp.zeros(2, jnp.int32)
+    variables = jax.jit(network.init)(KEY, jnp.zeros((2, 1), jnp.int32), labels)
     variables = jax.tree.map(lambda a: a * 8, variables)
     tokens = jnp.zeros((3, 2), jnp.int32)
-    found = network.apply(variables, tokens, jnp.arange(3))
+    apply = jax.jit(network.apply)
+    found = apply(variables, tokens, jnp.arange(3))
     assert not np.allclose(found[0], found[1])
     # A vector that is one class is that class.
-    vectors = network.apply(variables, tokens, jnp.eye(3))
+    vectors = apply(variables, tokens, jnp.eye(3))
     np.testing.assert_allclose(vectors, found, atol=1e-4)
     written = generate(
         network, variables, tokens, 3, key=KEY, labels=jnp.arange(3), sampling=generation.GREEDY
@@ -138,7 +157,7 @@ def test_conditions_change_what_is_said(network):
         network.apply(variables, tokens)
 
 
-@pytest.mark.parametrize("name", ["gpt", "lstm", "relational"])
+@pytest.mark.parametrize("name", ["gpt", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_prompts_of_different_lengths_are_written_on_as_if_alone(name):
     network = NETWORKS[name]
     variables = variables_of(network)
@@ -191,8 +210,7 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_end():
     variables = variables_of(network)
     prompt = np.arange(30) % VOCAB
     written = generate(network, variables, [prompt], 1, key=KEY, sampling=generation.GREEDY)
-    logits = network.apply(variables, jnp.array([prompt[-9:]]))
-    assert int(written[0, -1]) == int(jnp.argmax(logits[0, -1]))
+    assert int(written[0, -1]) == likeliest(network, variables)(prompt[-9:])
 
 
 def test_a_row_ends_with_its_stop_token():
@@ -224,9 +242,18 @@ def test_writing_in_pieces_is_writing_at_once():
     variables = variables_of(network)
     prompts, lengths = generation.pad([[1, 2, 3]])
     at_once = generate(network, variables, prompts, 25, key=KEY)
-    writing = generation.begin(network, variables, prompts, lengths, 28, KEY, known=3)
+
+    @jax.jit
+    def begin(variables):
+        return generation.begin(network, variables, prompts, lengths, 28, KEY, known=3)
+
+    @jax.jit
+    def advance(variables, writing, until):
+        return generation.advance(network, variables, writing, until, max_new_tokens=25)
+
+    writing = begin(variables)
     for until in (5, 6, 20, 28):
-        writing = generation.advance(network, variables, writing, until, max_new_tokens=25)
+        writing = advance(variables, writing, until)
     np.testing.assert_array_equal(writing.tokens, at_once)
 
 
@@ -245,7 +272,8 @@ def best_sequences(network, variables, prompt, count, stop=None):
     """Every continuation of `count` tokens and its score, by trying all."""
     every = np.array(list(itertools.product(range(VOCAB), repeat=count)))
     sequences = np.concatenate([np.tile(prompt, (len(every), 1)), every], axis=1)
-    chances = np.asarray(jax.nn.log_softmax(network.apply(variables, jnp.asarray(sequences))))
+    logits = jax.jit(network.apply)(variables, jnp.asarray(sequences))
+    chances = np.asarray(jax.nn.log_softmax(logits))
     scores = {}
     for row, tokens in zip(chances, every.tolist(), strict=True):
         if stop in tokens:

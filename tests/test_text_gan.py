@@ -1,6 +1,5 @@
 """Text GANs: relaxed tokens, policy gradients, and the way from one phase to the next."""
 
-import functools
 import json
 import os
 import subprocess
@@ -25,19 +24,21 @@ from ganjax.seqgan import seqgan, take_all
 from ganjax.text_gan import relaxed, take_generator, text_gan
 from ganjax.types import InputError
 
+pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOCAB, LENGTH, BATCH = 8, 5, 6
 LANGUAGE = Recurrent(VOCAB, (LSTMCell(6),), 4)
 JUDGE = ConvDiscriminator(VOCAB, ((1, 3), (2, 3)), 4, dropout=0.0)
 KEY = jax.random.key(0)
 OPTIONS = {"vocab_size": VOCAB, "length": LENGTH}
-# What is computed counts here, not how fast.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def tokens_of(*lead):
     return jax.random.randint(KEY, (*lead, BATCH, LENGTH), 0, VOCAB)
 
 
+@pytest.mark.slow
 def test_relaxed_tokens_are_chances_and_sharper_at_a_lower_temperature():
     network = relaxed(LANGUAGE, length=LENGTH)
     variables = network.init(KEY, jnp.zeros((BATCH, 1)))
@@ -112,8 +113,8 @@ def test_every_pair_trains(name):
         discriminator_steps=2,
         schedules={"inverse_temperature": lambda step: 1.0 + step},
     )
-    state = quick_jit(algorithm.init)(KEY)
-    step = quick_jit(algorithm.train_step)
+    state = jax.jit(algorithm.init)(KEY)
+    step = jax.jit(algorithm.train_step)
     batch = {"tokens": tokens_of(algorithm.batches_per_step).astype(jnp.uint8)}
     first, metrics = step(state, batch)
     second, more = step(first, batch)
@@ -133,7 +134,7 @@ def test_every_pair_trains(name):
     sampled = algorithm.sample(second, KEY, 3)
     assert sampled.shape == (3, LENGTH)
     assert sampled.dtype == jnp.int32
-    sums = quick_jit(algorithm.evaluate)(second, {"tokens": tokens_of()}, KEY)
+    sums = jax.jit(algorithm.evaluate)(second, {"tokens": tokens_of()}, KEY)
     assert float(sums["tokens"]) == BATCH * LENGTH
 
 
@@ -146,16 +147,14 @@ def test_latents_to_chances_with_a_gradient_penalty():
         loss=losses.wasserstein,
         discriminator_terms=[Term("gradient_penalty", gradient_penalty, 10.0)],
     )
-    state, metrics = quick_jit(algorithm.train_step)(
-        quick_jit(algorithm.init)(KEY), {"tokens": tokens_of()}
+    state, metrics = jax.jit(algorithm.train_step)(
+        jax.jit(algorithm.init)(KEY), {"tokens": tokens_of()}
     )
     assert metrics["penalty/gradient_penalty"] > 0
     sampled = algorithm.sample(state, KEY, 3)
     assert sampled.shape == (3, LENGTH)
     assert int(sampled.max()) < VOCAB
-    assert (
-        float(quick_jit(algorithm.evaluate)(state, {"tokens": tokens_of()}, KEY)["count"]) == BATCH
-    )
+    assert float(jax.jit(algorithm.evaluate)(state, {"tokens": tokens_of()}, KEY)["count"]) == BATCH
 
 
 @pytest.mark.slow
@@ -169,8 +168,8 @@ def test_a_relaxed_generator_learns_what_is_real():
         discriminator_optimizer=optax.adam(0.02, b1=0.5),
     )
     batch = {"tokens": jnp.full((32, LENGTH), 3)}
-    state = quick_jit(algorithm.init)(KEY)
-    state, _ = quick_jit(
+    state = jax.jit(algorithm.init)(KEY)
+    state, _ = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=300)
     )(state)
     assert np.mean(np.asarray(algorithm.sample(state, KEY, 200)) == 3) > 0.9
@@ -198,8 +197,8 @@ def test_policy_gradients_raise_the_reward():
         baseline=True,
     )
     batch = {"tokens": jnp.zeros((32, LENGTH), jnp.uint8)}
-    state = quick_jit(algorithm.init)(KEY)
-    state, metrics = quick_jit(
+    state = jax.jit(algorithm.init)(KEY)
+    state, metrics = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=80)
     )(state)
     assert metrics["reward"][-1] > metrics["reward"][0] + 0.3
@@ -210,9 +209,9 @@ def test_steps_of_seqgan():
     common = {"length": LENGTH, "num_rollouts": 2, "rollout_rate": 0.8}
     alone = seqgan(LANGUAGE, JUDGE, **common, discriminator_steps=2, generator_steps=0)
     both = seqgan(LANGUAGE, JUDGE, **common, discriminator_steps=2)
-    state = quick_jit(both.init)(KEY)
+    state = jax.jit(both.init)(KEY)
     batch = {"tokens": tokens_of(2)}
-    only, metrics = quick_jit(alone.train_step)(state, batch)
+    only, metrics = jax.jit(alone.train_step)(state, batch)
     assert only.players["generator"] is not None
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -220,7 +219,7 @@ def test_steps_of_seqgan():
         state.players["generator"].params,
     )
     assert "reward" not in metrics
-    played, metrics = quick_jit(both.train_step)(state, batch)
+    played, metrics = jax.jit(both.train_step)(state, batch)
     assert 0 < metrics["reward"] < 1
     # What rolls out follows the generator slowly.
     jax.tree.map(
@@ -241,29 +240,29 @@ def test_steps_of_seqgan():
 
 def test_phases_hand_their_generator_on():
     likelihood = autoregressive(LANGUAGE, length=LENGTH, start_token=0, ema_half_life_images=10.0)
-    learnt, _ = quick_jit(likelihood.train_step)(
-        quick_jit(likelihood.init)(KEY), {"tokens": tokens_of()}
+    learnt, _ = jax.jit(likelihood.train_step)(
+        jax.jit(likelihood.init)(KEY), {"tokens": tokens_of()}
     )
     relaxed_game = text_gan(LANGUAGE, JUDGE, **OPTIONS, ema_half_life_images=10.0)
-    state = take_generator(quick_jit(relaxed_game.init)(jax.random.key(5)), learnt)
+    state = take_generator(jax.jit(relaxed_game.init)(jax.random.key(5)), learnt)
     assert_equal = np.testing.assert_array_equal
     params = learnt.players["generator"].params
     jax.tree.map(assert_equal, state.players["generator"].params, params)
     average = learnt.ema["generator"]["params"]
     jax.tree.map(assert_equal, state.ema["generator"]["params"], average)
-    quick_jit(relaxed_game.train_step, donate_argnums=0)(state, {"tokens": tokens_of()})
+    jax.jit(relaxed_game.train_step, donate_argnums=0)(state, {"tokens": tokens_of()})
     # Donating what was handed on leaves the phase before as it was.
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(learnt))
     policy_game = seqgan(LANGUAGE, JUDGE, length=LENGTH, discriminator_steps=1, num_rollouts=1)
-    state = take_all(quick_jit(policy_game.init)(jax.random.key(5)), learnt)
+    state = take_all(jax.jit(policy_game.init)(jax.random.key(5)), learnt)
     jax.tree.map(assert_equal, state.running["rollout"], params)
-    second = take_all(quick_jit(policy_game.init)(jax.random.key(6)), state)
+    second = take_all(jax.jit(policy_game.init)(jax.random.key(6)), state)
     jax.tree.map(
         assert_equal,
         second.players["discriminator"].params,
         state.players["discriminator"].params,
     )
-    fresh = quick_jit(policy_game.init)(jax.random.key(6))
+    fresh = jax.jit(policy_game.init)(jax.random.key(6))
     assert take_all(fresh, None) is fresh
     assert take_generator(fresh, None) is fresh
 

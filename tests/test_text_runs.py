@@ -29,6 +29,7 @@ from ganjax.networks.text import LSTMPair, RelGAN, SeqGAN
 from ganjax.types import InputError
 
 pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LINES = "".join(f"the {animal} {verb} .\n" for animal in ["cat", "dog", "cow"] for verb in
                 ["sees", "hears", "eats", "runs"]) * 8  # fmt: skip
