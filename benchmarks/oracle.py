@@ -8,8 +8,8 @@ finds 1,000 of the oracle's, both in nats a token; the latter is what a model th
 pays.
 
 Trains each configuration on each oracle, unless its run is there already. --steps stops a training
-early: what is scored is the best checkpoint so far by NLL-oracle for models that play, and the last
-one for likelihood. Rows are added to those of an existing --out; --table prints it in Markdown.
+early. Of models that play the best checkpoint after their pre-training is scored, chosen by the very
+NLL-oracle (`step` in the row), as the papers do; of likelihood the last one. Rows are added to those of an existing --out; --table prints it in Markdown.
 
     python benchmarks/oracle.py --cases oracle_mle --oracles 0,1,2 --runs runs/oracle --out FILE
     python benchmarks/oracle.py --table FILE
@@ -114,18 +114,20 @@ def score(results, name, seed, length, steps, changes, runs, quick) -> None:
     plays = before is not None
     for temperature in TEMPERATURES[: 1 if plays or quick else None]:
         case = name if temperature == 1.0 else f"{name} at {temperature:g}"
-        step = _best_step(directory) if plays else None
+        step = _best_step(directory, curve, before) if plays else None
         row = _measured(str(directory), step, temperature, quick)
         more = {"curve": curve} if temperature == 1.0 else {}
         results.add_row(case, **about, temperature=temperature, **row, **more)
 
 
-def _best_step(directory: Path) -> int | None:
+def _best_step(directory: Path, curve: list, before: int) -> int | None:
+    """Return the kept checkpoint of the game with the lowest NLL-oracle, or None for the last."""
     from ganjax.checkpoint import Checkpointer
 
-    with Checkpointer(directory / "checkpoints", best_metric="evaluation/nll_oracle",
-                      best_mode="min") as checkpoints:  # fmt: skip
-        return checkpoints.best_step()
+    with Checkpointer(directory / "checkpoints") as checkpoints:
+        kept = set(checkpoints.steps())
+    played = [(value, step) for step, value in curve if step > before and step in kept]
+    return min(played)[1] if played else None
 
 
 def _measured(directory: str, step: int | None, temperature: float, quick: bool) -> dict:

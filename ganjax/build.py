@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ganjax import build_text, checkpoint, config, data, players
+from ganjax import build_text, checkpoint, checks, config, data, players
 from ganjax.augment import AUGMENTATIONS, Augment, ada, from_names, scheduled
 from ganjax.config import Config
 from ganjax.experiment import Experiment, Model, Phase
@@ -30,7 +30,7 @@ def build(settings: Config) -> Experiment:
     Raises:
       InputError: the configuration or the data is not what it should be.
     """
-    config.check(settings)
+    checks.check(settings)
     train, held_out = load_data(settings)
     if train.num_examples < settings.train.batch_size:
         raise InputError(
@@ -41,12 +41,16 @@ def build(settings: Config) -> Experiment:
         raise InputError(f"model.conditional needs labels, but {train.name} has none")
     num_classes = train.num_classes if settings.model.conditional else 0
     model = build_model(settings, data_shape(train), num_classes, form_of(train))
-    transfer = model.transfer
+    earlier, transfer = model.earlier, model.transfer
     if settings.train.init_from is not None:
         RunDirectory(settings.train.init_from).record()  # fails before anything is written
-        transfer = functools.partial(_start_from, settings.train.init_from)
-    before = sum(phase.steps for phase in model.earlier)
-    phases = (*model.earlier, Phase(model.algorithm, settings.train.steps - before, transfer))
+        begin = functools.partial(_start_from, settings.train.init_from)
+        if earlier:
+            earlier = (earlier[0]._replace(transfer=begin), *earlier[1:])
+        else:
+            transfer = begin
+    before = sum(phase.steps for phase in earlier)
+    phases = (*earlier, Phase(model.algorithm, settings.train.steps - before, transfer))
     return Experiment(settings, model, phases, train, held_out)
 
 
@@ -91,7 +95,7 @@ def build_model(
       num_classes: 0 for an unconditional model.
       form: what the tokens are, for a model of text.
     """
-    config.check(settings)
+    checks.check(settings)
     families = {config.GAN: _build_gan, config.VAE: _build_vae}
     families |= dict.fromkeys(config.OF_TEXT, build_text.build_model)
     if type(settings.model) not in families:
@@ -261,7 +265,10 @@ def _start_from(path: str, state: TrainState, previous: TrainState | None) -> Tr
     players = {
         name: player.replace(**loaded["players"][name]) for name, player in state.players.items()
     }
-    return state.replace(players=players, ema=loaded.get("ema", state.ema))
+    running = state.running
+    if "rollout" in running:  # the copy of a generator that SeqGAN rolls out with
+        running = {**running, "rollout": jax.tree.map(jnp.array, players["generator"].params)}
+    return state.replace(players=players, ema=loaded.get("ema", state.ema), running=running)
 
 
 def with_standing_statistics(

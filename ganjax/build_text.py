@@ -95,6 +95,16 @@ def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> M
             f"{type(model.network).__name__} has no discriminator, but a TextGAN needs one"
         )
     require_choice("model.loss", model.loss, LOSSES)
+    if settings.train.rematerialize:
+        raise InputError("train.rematerialize is not for a TextGAN: leave it out")
+    if model.estimator == "policy_gradient" and settings.train.micro_batches > 1:
+        raise InputError("train.micro_batches does not go with policy_gradient: leave it out")
+    for name, penalty in model.penalties.items():
+        if penalty.interval > 1 or penalty.final_weight is not None:
+            raise InputError(
+                f"model.penalties.{name} of a TextGAN is in every step with one weight: leave out "
+                "interval and final_weight"
+            )
     language = as_network(parts["generator"])
     policy = model.estimator == "policy_gradient"
     if language.start is None and (policy or model.pretrain_steps):
@@ -169,7 +179,7 @@ def _relaxed(settings, form, parts, networks, common):
         def sharpen(step):
             if final is None:
                 return jnp.float32(first)
-            return first * (final / first) ** (step / model.temperature_steps)
+            return first * (final / first) ** jnp.minimum(step / model.temperature_steps, 1.0)
 
         schedules[INVERSE_TEMPERATURE] = sharpen
     latents = {"latents": parts["latents"]} if "latents" in parts else {}

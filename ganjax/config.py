@@ -8,21 +8,17 @@ dataclasses lie beside the networks; `NETWORKS` names them.
 import dataclasses
 import difflib
 import importlib.util
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ganjax import plain
-from ganjax.evaluation import FIGURES, METRICS
-from ganjax.evaluation.text_table import TEXT_FIGURES, TEXT_METRICS
 from ganjax.networks.biggan import BigGAN
 from ganjax.networks.conv_text import ConvText
 from ganjax.networks.conv_vae import ConvVAE
 from ganjax.networks.dcgan import DCGAN
 from ganjax.networks.gpt import GPT
-from ganjax.networks.layers import require_choice
 from ganjax.networks.mlp import MLP
 from ganjax.networks.r3gan import R3GAN
 from ganjax.networks.recurrent import LSTM
@@ -251,7 +247,7 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class TextGAN:
-    """An adversarial game between a writer and a judge, after training on the likelihood."""
+    """An adversarial game over text, after training the generator on the likelihood."""
 
     network: Any = field(default_factory=LSTMPair)
     """The two networks."""
@@ -372,7 +368,7 @@ class Config:
     """One experiment."""
 
     model: Any
-    """GAN or VAE."""
+    """GAN, VAE, LanguageModel or TextGAN."""
     name: str = "experiment"
     """Name of the run directory."""
     data: Data = field(default_factory=Data)
@@ -408,106 +404,6 @@ def from_json(value: Any) -> Config:
       InputError: a field is unknown, missing or of another type.
     """
     return plain.decode(value, Config, lambda where: MODELS if where == ".model" else NETWORKS)
-
-
-def check(config: Config) -> None:
-    """Raise an `InputError` for the first number or choice that cannot be meant."""
-    train = config.train
-    least = dict.fromkeys(("steps", "batch_size", "micro_batches", "log_every_steps"), 1)
-    least |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps", "keep_last"), 1)
-    least |= {"seed": 0, "keep_best": 0}
-    values = {f"train.{name}": (getattr(train, name), bound) for name, bound in least.items()}
-    # A spread of one sample is none.
-    values["evaluation.num_samples"] = (config.evaluation.num_samples, 2)
-    values["evaluation.standing_batches"] = (config.evaluation.standing_batches, 0)
-    values["model.ema_start_steps"] = (getattr(config.model, "ema_start_steps", 0), 0)
-    for name, (value, bound) in values.items():
-        if value < bound:
-            raise InputError(f"{name} has to be {bound} or more, got {value}")
-    of_text = isinstance(config.model, OF_TEXT)
-    known, figures = (TEXT_METRICS, TEXT_FIGURES) if of_text else (METRICS, FIGURES)
-    for metric in config.evaluation.metrics:
-        require_choice("evaluation.metrics", metric, known)
-    best, metrics = config.evaluation.best_metric, config.evaluation.metrics
-    if best is not None:
-        require_choice("evaluation.best_metric", best, figures)
-        if metrics and not any(best in known[metric].names for metric in metrics):
-            raise InputError(
-                f"evaluation.best_metric is {best}, which none of evaluation.metrics gives"
-            )
-    if config.evaluation.every_steps is not None and config.evaluation.every_steps < 1:
-        raise InputError("evaluation.every_steps has to be 1 or more, or None")
-    if isinstance(config.model, GAN):
-        _check_schedules(config.model)
-    if isinstance(config.model, TextGAN):
-        _check_phases(config)
-    if train.batch_size % train.micro_batches:
-        raise InputError(
-            f"train.batch_size {train.batch_size} does not divide into {train.micro_batches} "
-            "micro-batches"
-        )
-    choices = {
-        "data.resize": (config.data.resize, ("crop", "stretch", "pad")),
-        "data.memory": (config.data.memory, ("auto", "device", "stream")),
-        "train.precision": (train.precision, ("float32", "bfloat16")),
-        "train.layout": (train.layout, ("jit", "shard_map")),
-    }
-    for prefix, value in optimizers(config.model).items():
-        choices[f"{prefix}.name"] = (value.name, ("adam", "rmsprop", "sgd"))
-        choices[f"{prefix}.schedule"] = (value.schedule, ("constant", "linear", "cosine"))
-        if not (value.learning_rate > 0 and math.isfinite(value.learning_rate)):
-            raise InputError(
-                f"{prefix}.learning_rate has to be positive, got {value.learning_rate}"
-            )
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{name} is {value!r}, expected {' or '.join(allowed)}{hint}")
-
-
-def _check_phases(config: Config) -> None:
-    model = config.model
-    choices = ("gumbel", "straight_through", "policy_gradient")
-    require_choice("model.estimator", model.estimator, choices)
-    policy = model.estimator == "policy_gradient"
-    before = model.pretrain_steps + model.discriminator_pretrain_steps
-    least = {"pretrain_steps": 0, "discriminator_pretrain_steps": 0, "discriminator_steps": 1}
-    least |= {"num_rollouts": 1, "temperature_steps": 1}
-    for name, bound in least.items():
-        if getattr(model, name) < bound:
-            raise InputError(f"model.{name} has to be {bound} or more, got {getattr(model, name)}")
-    if before >= config.train.steps:
-        raise InputError(
-            f"train.steps {config.train.steps} has to be more than the {before} of model."
-            "pretrain_steps and model.discriminator_pretrain_steps, which are part of it"
-        )
-    for name in ("inverse_temperature", "final_inverse_temperature"):
-        value = getattr(model, name)
-        if value is not None and not value > 0:
-            raise InputError(f"model.{name} has to be positive, got {value}")
-    if policy and (model.penalties or model.ema_half_life_images is not None):
-        raise InputError(
-            "model.penalties and model.ema_half_life_images do not go with policy_gradient: leave "
-            "them out"
-        )
-    if not policy and model.discriminator_pretrain_steps:
-        raise InputError("model.discriminator_pretrain_steps is for policy_gradient: leave it out")
-
-
-def _check_schedules(model: GAN) -> None:
-    for name, penalty in model.penalties.items():
-        if penalty.final_weight is not None and not penalty.weight > 0:
-            raise InputError(
-                f"model.penalties.{name} goes from weight {penalty.weight} to final_weight "
-                f"{penalty.final_weight}: the weight it starts from has to be positive"
-            )
-    if model.ema_burn_in and model.ema_half_life_images is None:
-        raise InputError("model.ema_burn_in needs model.ema_half_life_images, got None")
-    counts = {f"{name}.schedule_steps": o.schedule_steps for name, o in optimizers(model).items()}
-    for name, value in {"model.burn_in_steps": model.burn_in_steps, **counts}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} has to be 1 or more, or None; got {value}")
 
 
 def optimizers(model: Any) -> dict[str, OptimizerSettings]:

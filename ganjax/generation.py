@@ -1,11 +1,11 @@
-"""Writing with a language model: sampling and beam search, each one compiled loop with a cache.
+"""Writing with a language model: one compiled loop with a cache. For beam search see `beams`.
 
 A language model is a `Network` with `start` and `extend`, or a Linen module with these methods.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -106,23 +106,26 @@ def draw(key: Key, logits: Array) -> Array:
     """
     batch, size = logits.shape
     width = math.isqrt(size - 1) + 1  # two sums over a root of V each, instead of one over all
+    logits = logits.astype(jnp.float32)
     chances = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     blocks = -(-size // width)
     chances = jnp.pad(chances, ((0, 0), (0, blocks * width - size)))
     chances = chances.reshape(batch, blocks, width)
     uniform = axes.draw(lambda key, count: jax.random.uniform(key, (count,)), key, batch)
+    rows = jnp.arange(batch)
 
-    def first_above(sums, target):
-        # Rounding must not lead beyond the end.
-        target = jnp.minimum(target, sums[:, -1] * (1 - 1e-6))
-        index = jnp.argmax(sums > target[:, None], axis=1)
-        before = jnp.where(index > 0, sums[jnp.arange(batch), index - 1], 0.0)
+    def first_above(weights, target):
+        """Return where the running sum passes the target, and the rest of it there."""
+        sums = jnp.cumsum(weights, axis=1)
+        passed = (sums > target[:, None]) & (weights > 0)
+        # Rounding must lead neither beyond the end nor to what has no chance.
+        index = jnp.where(passed.any(axis=1), jnp.argmax(passed, axis=1), jnp.argmax(weights, 1))
+        before = jnp.where(index > 0, sums[rows, index - 1], 0.0)
         return index, target - before
 
-    sums = jnp.cumsum(jnp.sum(chances, axis=2), axis=1)
-    block, rest = first_above(sums, uniform * sums[:, -1])
-    inside = jnp.cumsum(chances[jnp.arange(batch), block], axis=1)
-    index, _ = first_above(inside, rest)
+    weights = jnp.sum(chances, axis=2)
+    block, rest = first_above(weights, uniform * jnp.sum(weights, axis=1))
+    index, _ = first_above(chances[rows, block], rest)
     return block * width + index
 
 
@@ -189,7 +192,7 @@ def begin(
     network = as_network(network)
     batch, width = prompts.shape
     tokens = jnp.full((batch, length), pad_token, jnp.int32).at[:, :width].set(prompts)
-    cache, cached = _read(network, variables, tokens, known - 1, length, labels)
+    cache, cached = read(network, variables, tokens, known - 1, length, labels)
     seen = None
     if vocab_size is not None:
         there = jnp.arange(width) < prompt_lengths[:, None]
@@ -277,7 +280,7 @@ def _room(network: Network, length: int) -> int:
     return min(max(length - 1, 1), network.context or length)
 
 
-def _read(network, variables, tokens, count, length, labels):
+def read(network, variables, tokens, count, length, labels):
     """Return a cache that knows the first `count` tokens, or the last of them that find room."""
     room = _room(network, length)
     cache = network.start(variables, tokens.shape[0], room, labels)
@@ -400,132 +403,3 @@ def pad(prompts: Any, pad_token: int = 0) -> tuple[np.ndarray, np.ndarray]:
     for row, prompt in zip(padded, prompts, strict=True):
         row[: len(prompt)] = prompt
     return padded, lengths
-
-
-@functools.partial(
-    jax.jit, static_argnames=("network", "max_new_tokens", "num_beams", "stop_token", "pad_token")
-)
-def _beam_search(
-    network, variables, prompts, labels, length_penalty, *,
-    max_new_tokens, num_beams, stop_token, pad_token,
-):  # fmt: skip
-    network = as_network(network)
-    batch, width = prompts.shape
-    length = width + max_new_tokens
-    if network.context is not None and length - 1 > network.context:
-        raise InputError(
-            f"beam search over {length} tokens needs a context of {length - 1}, this model has "
-            f"{network.context}: ask for fewer new tokens"
-        )
-    repeat: Callable = functools.partial(jnp.repeat, repeats=num_beams, axis=0)
-    tokens = jnp.full((batch, num_beams, length), pad_token, jnp.int32)
-    tokens = tokens.at[:, :, :width].set(prompts[:, None])
-    first = jnp.zeros((batch, length), jnp.int32).at[:, :width].set(prompts)
-    cache, _ = _read(network, variables, first, width - 1, length, labels)
-    cache = jax.tree.map(lambda a: repeat(a) if a.ndim else a, cache)
-    # All beams of a row start alike: only the first may be chosen from.
-    scores = jnp.where(jnp.arange(num_beams) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
-    ended_tokens, ended_scores = tokens, jnp.full((batch, num_beams), -jnp.inf)
-
-    def best(tokens, scores, count):
-        scores, index = jax.lax.top_k(scores, count)
-        return jnp.take_along_axis(tokens, index[..., None], axis=1), scores
-
-    def step(i, carry):
-        tokens, scores, ended_tokens, ended_scores, cache = carry
-        position = width + i
-        last = jax.lax.dynamic_slice_in_dim(tokens, position - 1, 1, axis=2)
-        logits, cache = network.extend(variables, cache, last.reshape(-1, 1))
-        chances = jax.nn.log_softmax(logits[:, 0]).reshape(batch, num_beams, -1)
-        vocab_size = chances.shape[-1]
-        totals = (scores[..., None] + chances).reshape(batch, -1)
-        # Twice as many: even if half of them stop, there are enough to go on with.
-        totals, index = jax.lax.top_k(totals, 2 * num_beams)
-        beam, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)
-        candidates = jnp.take_along_axis(tokens, beam[..., None], axis=1)
-        candidates = candidates.at[:, :, position].set(token)
-        going = totals
-        if stop_token is not None:
-            stops = token == stop_token
-            # Only what is among the best num_beams may end, as a search that goes on would drop it.
-            may_end = stops & (jnp.arange(2 * num_beams) < num_beams)
-            ending = jnp.where(may_end, totals / (i + 1.0) ** length_penalty, -jnp.inf)
-            ended_tokens, ended_scores = best(
-                jnp.concatenate([ended_tokens, candidates], axis=1),
-                jnp.concatenate([ended_scores, ending], axis=1),
-                num_beams,
-            )
-            going = jnp.where(stops, -jnp.inf, totals)
-        scores, kept = jax.lax.top_k(going, num_beams)
-        tokens = jnp.take_along_axis(candidates, kept[..., None], axis=1)
-        beam = jnp.take_along_axis(beam, kept, axis=1)
-        rows = (jnp.arange(batch)[:, None] * num_beams + beam).reshape(-1)
-        cache = jax.tree.map(lambda a: a[rows] if a.ndim else a, cache)
-        return tokens, scores, ended_tokens, ended_scores, cache
-
-    carry = tokens, scores, ended_tokens, ended_scores, cache
-    tokens, scores, ended_tokens, ended_scores, _ = jax.lax.fori_loop(
-        0, max_new_tokens, step, carry
-    )
-    return best(
-        jnp.concatenate([ended_tokens, tokens], axis=1),
-        jnp.concatenate([ended_scores, scores / max_new_tokens**length_penalty], axis=1),
-        num_beams,
-    )
-
-
-def beam_search(
-    network: Any,
-    variables: Variables,
-    prompts: Any,
-    max_new_tokens: int,
-    *,
-    num_beams: int,
-    num_return: int = 1,
-    labels: Array | None = None,
-    stop_token: int | None = None,
-    pad_token: int = 0,
-    length_penalty: float = 1.0,
-) -> tuple[Array, Array]:
-    """Search for the likeliest continuations of prompts.
-
-    Args:
-      network: as in `generate`.
-      variables: its weights.
-      prompts: (B, P) integers, all of one length.
-      max_new_tokens: 1 or more.
-      num_beams: sequences that are followed at a time.
-      num_return: how many of them to return.
-      labels: as in `generate`.
-      stop_token: a sequence ends with it.
-      pad_token: what follows the end of a sequence.
-      length_penalty: a score is the sum of log-probabilities over (new tokens) ** this.
-
-    Returns:
-      Sequences (B, num_return, P + max_new_tokens) int32, the best first, and their scores
-      (B, num_return).
-
-    Raises:
-      InputError: a number is out of its range, or prompts differ in length.
-    """
-    if not 1 <= num_return <= num_beams:
-        raise InputError(
-            f"num_return has to lie between 1 and num_beams {num_beams}, got {num_return}"
-        )
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens has to be 1 or more, got {max_new_tokens}")
-    padded, lengths = pad(prompts, pad_token)
-    if lengths.min() != lengths.max():
-        raise InputError("beam search takes prompts of one length: search for each on its own")
-    sequences, scores = _beam_search(
-        network,
-        variables,
-        padded,
-        labels,
-        length_penalty,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        stop_token=stop_token,
-        pad_token=pad_token,
-    )
-    return sequences[:, :num_return], scores[:, :num_return]

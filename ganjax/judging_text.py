@@ -50,6 +50,7 @@ class TextJudge:
                     {"tokens": tokens},
                     start_token=None if form.windows else form.start_token,
                     pad_token=form.pad_token,
+                    temperature=sampling.temperature or 1.0,  # of greedy choices it is infinite
                 )
 
             self._sums = jax.jit(sums)
@@ -124,6 +125,8 @@ class TextJudge:
         if settings.metrics:
             for name in settings.metrics:
                 check_text_metric(name, there)
+            if "bleu" in settings.metrics:
+                self._reference_sentences()
             self._metrics = settings.metrics
         else:
             self._metrics = tuple(
@@ -171,7 +174,10 @@ class TextJudge:
         return {**sums, "characters": float(held_out.num_characters)}
 
     def score(self, look: TextLook) -> dict[str, evaluation.Figure]:
-        """Return the figures of what `look` saw: the part that the host computes."""
+        """Return the figures of what `look` saw: mostly what the host computes.
+
+        A metric that cannot be had, as of a generator that writes nothing, leaves the others.
+        """
         tokens = np.zeros((0, self._form.length), np.int32) if look.tokens is None else look.tokens
         chosen = {name: TEXT_METRICS[name] for name in self._metrics}
         references = []
@@ -184,18 +190,22 @@ class TextJudge:
             look.likelihood,
             self._oracle,
         )
-        figures = {}
+        figures, failed = {}, None
         for metric in chosen.values():
+            try:
+                values = metric.compute(samples)
+            except InputError as error:
+                failed = error
+                continue
             about = dict(look.about)
             if not metric.of_samples:
                 about = {"ema": about["ema"], "num_samples": int(look.likelihood["count"])}
-            else:
-                about["settings"] = self._written()
+            about["settings"] = self._written()
             about["reference"] = self._reference_of(metric)
-            for (key, name), value in zip(
-                metric.names.items(), metric.compute(samples), strict=True
-            ):
+            for (key, name), value in zip(metric.names.items(), values, strict=True):
                 figures[key] = evaluation.Figure(name=name, value=float(value), **about)
+        if failed is not None and not figures:
+            raise failed
         return figures
 
     def held_out(self, state: TrainState) -> dict[str, float]:
@@ -218,7 +228,7 @@ class TextJudge:
                 there.add("characters")
         if self._experiment.config.data.source == "oracle":
             there.add("oracle")
-        other = self._settings.reference not in ("held out", "train")
+        other = self._settings.reference != "held out"
         if not form.windows and form.tokenizer is not None and (held_out is not None or other):
             there.add("references")
         return there

@@ -95,7 +95,14 @@ def evaluate(
         experiment = build(settings)
     else:  # the run's own data need not be here
         experiment = Experiment(settings, trained.model, (), None, None)
-    if trained.model.text is not None:
+    if isinstance(trained, TrainedText):
+        if experiment.model.text.to_json() != trained.form.to_json():
+            raise InputError(
+                f"the text of {directory} has changed: its vocabulary is not that of the run; "
+                "bring it back"
+            )
+        if sampling is not None and trained.model.language is None:
+            raise InputError(f"--temperature is for language models, and {directory} holds none")
         judge = TextJudge(experiment, sampling=sampling or Sampling())
     else:
         judge = Judge(experiment, truncation=truncation)
@@ -104,7 +111,7 @@ def evaluate(
     if not figures and not held_out:
         raise InputError(
             f"{directory} kept nothing away from its training (data.held_out 0): compare with "
-            "--reference train, or with another source"
+            "--reference train, or with another source; of text choose --metrics that need nothing"
         )
     RunDirectory(directory).add_evaluation(trained.step, as_json(figures))
     return figures, held_out

@@ -16,7 +16,6 @@ import optax
 
 from ganjax import axes, generation, losses, players
 from ganjax.autoregressive import autoregressive, log_probabilities
-from ganjax.generation import Sampling
 from ganjax.losses import AdversarialLoss
 from ganjax.networks.layers import as_network
 from ganjax.types import Algorithm, Array, Batch, InputError, Key, Metrics, TrainState, step_key
@@ -76,6 +75,8 @@ def seqgan(
     2
     """
     generator, discriminator = as_network(generator), as_network(discriminator)
+    if length < 2:
+        raise ValueError(f"length has to be 2 or more, got {length}")
     players.check_positive(
         length=length, discriminator_steps=discriminator_steps, num_rollouts=num_rollouts
     )
@@ -117,7 +118,7 @@ def seqgan(
         writing = generation.begin(
             generator, variables, prompts, lengths, length + 1, key, pad_token=pad_token or 0
         )
-        return generation.advance(
+        tokens = generation.advance(
             generator,
             variables,
             writing,
@@ -126,6 +127,11 @@ def seqgan(
             stop_token=stop_token,
             pad_token=pad_token or 0,
         ).tokens[:, 1:]
+        if stop_token is None:
+            return tokens
+        # Also where it is the prompt that ends: what comes after an end is padding.
+        stops = (tokens == stop_token).astype(jnp.int32)
+        return jnp.where(jnp.cumsum(stops, axis=1) - stops > 0, pad_token or 0, tokens)
 
     def from_start(player, key, count):
         prompts = jnp.full((count, length + 1), start_token, jnp.int32)
@@ -157,15 +163,19 @@ def seqgan(
         total, _ = jax.lax.scan(roll_out, nothing, jax.random.split(key, num_rollouts))
         return jnp.concatenate([total / num_rollouts, chance(tokens)[:, None]], axis=1)
 
-    def update_generator(state: TrainState, count: int) -> tuple[TrainState, Metrics]:
-        sample_key, rollout_key, network_key = jax.random.split(step_key(state, "generator"), 3)
+    def update_generator(state: TrainState, count: int, index: int) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(step_key(state, "generator"), index)
+        sample_key, rollout_key, network_key = jax.random.split(key, 3)
         player = state.players["generator"]
         tokens = from_start(player, sample_key, count)
         rewards = jax.lax.stop_gradient(rewards_of(state, tokens, rollout_key))
-        worth = rewards
-        if baseline:
-            worth = rewards - axes.global_mean(jnp.mean(rewards, axis=0))
-        counted = jnp.ones(tokens.shape) if pad_token is None else tokens != pad_token
+        counted = jnp.ones(tokens.shape)
+        if pad_token is not None:
+            counted = (tokens != pad_token).astype(jnp.float32)
+        rewards = rewards * counted
+        there = axes.global_mean(jnp.mean(counted, axis=0))
+        at_place = axes.global_mean(jnp.mean(rewards, axis=0)) / jnp.maximum(there, 1e-9)
+        worth = rewards - at_place if baseline else rewards
 
         def objective(params, variables, batch, key):
             found, updated = log_probabilities(
@@ -197,7 +207,7 @@ def seqgan(
             player.params,
         )
         metrics |= {
-            "reward": jnp.mean(rewards),
+            "reward": jnp.sum(rewards) / jnp.maximum(jnp.sum(counted), 1.0),
             "grad_norm/generator": optax.tree.norm(gradients),
         }
         state = state.replace(
@@ -233,7 +243,7 @@ def seqgan(
             gradients,
             optimizers["discriminator"],
             learning_rate=state.hyperparameters.get("discriminator_learning_rate"),
-            step=state.step * discriminator_steps + index,
+            step=state.step,
         ).replace(variables=variables)
         metrics = {**metrics, "grad_norm/discriminator": optax.tree.norm(gradients)}
         return state.replace(players={**state.players, "discriminator": player}), metrics
@@ -256,36 +266,21 @@ def seqgan(
 
         state, metrics = jax.lax.scan(body, state, (tokens, jnp.arange(discriminator_steps)))
         metrics = {name: values[-1] for name, values in metrics.items()}
-        for _ in range(generator_steps):
-            state, more = update_generator(state, tokens.shape[1])
+        for index in range(generator_steps):
+            state, more = update_generator(state, tokens.shape[1], index)
             metrics |= axes.global_mean(more)
         return state.replace(step=state.step + 1), metrics
 
-    def sample(
-        state: TrainState,
-        key: Key,
-        num_samples: int,
-        labels: Array | None = None,
-        *,
-        latents: Array | None = None,
-        truncation: float | None = None,
-        ema: bool = True,
-        sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
-    ) -> Array:
-        return likelihood.sample(
-            state, key, num_samples, labels, latents=latents, ema=ema, sampling=sampling
-        )
-
     if generator_steps < 0:
         raise InputError(f"generator_steps has to be 0 or more, got {generator_steps}")
-    return Algorithm(init, train_step, sample, likelihood.evaluate, discriminator_steps)
+    return Algorithm(init, train_step, likelihood.sample, likelihood.evaluate, discriminator_steps)
 
 
 def take_all(state: TrainState, previous: TrainState | None) -> TrainState:
     """Return a fresh state that goes on from another phase: its generator, or all it has."""
     if previous is None:
         return state
-    known = {name: player for name, player in previous.players.items()}
+    known = dict(previous.players)
     if "discriminator" in known:
         state = state.replace(players=known)
     else:

@@ -344,8 +344,12 @@ def _usual_metric(experiment: Experiment) -> str:
     """Return the figure that the best checkpoint is the best by, where nobody has said it."""
     metrics = experiment.config.evaluation.metrics
     if experiment.model.text is not None:
-        oracle = experiment.config.data.source == "oracle"
-        chosen = metrics[0] if metrics else "nll_oracle" if oracle else "perplexity"
+        chosen = "nll_oracle"
+        if experiment.config.data.source != "oracle":
+            # What plays gets less likely from the start: that is not what it plays for.
+            plays = isinstance(experiment.config.model, config.TextGAN)
+            chosen = "bleu" if plays else "perplexity"
+        chosen = metrics[0] if metrics else chosen
         return next(iter(evaluation.TEXT_METRICS[chosen].names))
     if len(experiment.model.shape) != 3:
         return "good_share"

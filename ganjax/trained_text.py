@@ -19,6 +19,11 @@ from ganjax.text_gan import language_variables
 from ganjax.types import InputError, Key, Player, TrainState
 
 _CHUNK = 16  # tokens between two pieces of a stream
+# Compiled once for all texts of a model.
+_begin = jax.jit(
+    generation.begin, static_argnames=("network", "length", "known", "vocab_size", "pad_token")
+)
+_advance = jax.jit(generation.advance, static_argnames=("network", "stop_token", "pad_token"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +75,8 @@ class TrainedText:
             its range.
         """
         if self.model.language is None:
-            self._refuse(prompt)
-            tokens = jax.jit(self.model.algorithm.sample, static_argnums=2)(self.state, key, num)
+            self._refuse(prompt, max_new_tokens, sampling)
+            tokens = self.model.algorithm.sample(self.state, key, num, ema=ema)
             return [self.form.decode(row) for row in np.asarray(tokens)]
         first, given = self._first(prompt)
         tokens = generation.generate(
@@ -101,7 +106,8 @@ class TrainedText:
         The arguments are those of `write`.
         """
         if self.model.language is None:
-            yield self.write(prompt, key=key)[0]
+            given = {"max_new_tokens": max_new_tokens, "sampling": sampling, "ema": ema}
+            yield self.write(prompt, key=key, **given)[0]
             return
         sampling.check()
         first, given = self._first(prompt)
@@ -114,31 +120,23 @@ class TrainedText:
             "pad_token": self.form.pad_token or 0,
         }
         penalty = sampling.repetition_penalty is not None
-
-        @jax.jit
-        def begin(variables, first, key):
-            return generation.begin(
+        writing, shown = (
+            _begin(
                 network,
                 variables,
-                first,
-                jnp.array([len(first[0])]),
+                first[None],
+                np.array([len(first)]),
                 length,
                 key,
-                known=first.shape[1],
+                known=len(first),
                 vocab_size=self.form.vocab_size if penalty else None,
                 pad_token=settings["pad_token"],
-            )
-
-        @jax.jit
-        def advance(variables, writing, until, sampling):
-            return generation.advance(
-                network, variables, writing, until, sampling=sampling, **settings
-            )
-
-        writing, shown = begin(variables, jnp.asarray(first)[None], key), ""
+            ),
+            "",
+        )
         for until in range(len(first), length + _CHUNK, _CHUNK):
             until = min(until, length)
-            writing = advance(variables, writing, until, sampling)
+            writing = _advance(network, variables, writing, until, sampling=sampling, **settings)
             text = self.form.decode(np.asarray(writing.tokens)[0, len(first) - given : until])
             whole = text.rstrip("\ufffd")  # the first bytes of a character that is still to come
             done = until == length or bool(writing.finished[0])
@@ -156,6 +154,9 @@ class TrainedText:
         tokens = self._encode(text)
         if not form.windows:
             tokens = np.append(tokens, form.stop_token)
+        context = self.model.language.context
+        if context is not None and len(tokens) > context:
+            raise InputError(f"the text has {len(tokens)} tokens, the model looks at {context}")
         found, _ = log_probabilities(
             self.model.language,
             language_variables(self.state, ema),
@@ -190,12 +191,15 @@ class TrainedText:
         try:
             return self.form.tokenizer.encode(text)
         except (InputError, UnicodeEncodeError) as error:
-            raise InputError(f"the prompt does not fit the model: {error}") from error
+            raise InputError(f"this text does not fit the model: {error}") from error
 
-    def _refuse(self, prompt: str) -> None:
-        if prompt:
+    def _refuse(self, prompt: str, tokens: int | None, sampling: Sampling) -> None:
+        if prompt or tokens is not None or sampling != Sampling():
             network = type(self.config.model.network).__name__
-            raise InputError(f"{network} writes whole sequences from latents: leave the prompt out")
+            raise InputError(
+                f"{network} writes whole sequences from latents: leave the prompt out, the number "
+                "of tokens, and how they are chosen"
+            )
 
 
 def load_text_run(

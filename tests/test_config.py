@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ganjax import config, plain
+from ganjax import checks, config, plain
 from ganjax.config import GAN, VAE, Config, Data, OptimizerSettings, Penalty, Train
 from ganjax.networks.dcgan import DCGAN
 from ganjax.networks.mlp import MLP
@@ -48,7 +48,7 @@ def test_shipped_ones_load_and_go_through_json(name):
     settings = config.load_file(name)
     assert settings.name == name
     assert through_json(settings) == settings
-    config.check(settings)
+    checks.check(settings)
 
 
 def test_quickstart_is_shipped():
@@ -193,19 +193,19 @@ def changed(**changes):
 )
 def test_check(changes, sentence):
     with pytest.raises(InputError) as info:
-        config.check(changed(**changes))
+        checks.check(changed(**changes))
     assert sentence in str(info.value)
 
 
 def test_check_knows_the_optimizer_of_a_vae():
     settings = Config(model=VAE(optimizer=OptimizerSettings(learning_rate=-1.0)))
     with pytest.raises(InputError, match=r"model.optimizer.learning_rate has to be positive"):
-        config.check(settings)
+        checks.check(settings)
 
 
 def test_examples_pass_the_check():
     for settings in EXAMPLES.values():
-        config.check(settings)
+        checks.check(settings)
 
 
 def test_field_names():
@@ -298,4 +298,4 @@ def test_configurations_are_hashable_parts():
 )
 def test_schedules_are_checked(changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        config.check(config.Config(model=config.GAN(**changes)))
+        checks.check(config.Config(model=config.GAN(**changes)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ganjax import generation
+from ganjax.beams import beam_search
 from ganjax.generation import Sampling, choose, generate, next_logits
 from ganjax.networks.gpt import Transformer
 from ganjax.networks.recurrent import GRUCell, LSTMCell, Recurrent
@@ -287,7 +288,7 @@ def best_sequences(network, variables, prompt, count, stop=None):
 def test_a_wide_beam_search_finds_the_best(stop):
     network = NETWORKS["lstm"]
     variables = variables_of(network, scale=2.0)
-    sequences, scores = generation.beam_search(
+    sequences, scores = beam_search(
         network, variables, [[1, 2]], 2, num_beams=VOCAB, num_return=3, stop_token=stop, pad_token=9
     )
     expected = best_sequences(network, variables, [1, 2], 2, stop)[:3]
@@ -300,7 +301,7 @@ def test_one_beam_is_greedy():
     network = NETWORKS["gpt"]
     variables = variables_of(network)
     prompts = [[1, 2], [3, 4]]
-    sequences, _ = generation.beam_search(network, variables, prompts, 6, num_beams=1)
+    sequences, _ = beam_search(network, variables, prompts, 6, num_beams=1)
     greedy = generate(network, variables, prompts, 6, key=KEY, sampling=generation.GREEDY)
     np.testing.assert_array_equal(sequences[:, 0], greedy)
 
@@ -331,10 +332,10 @@ def test_prompts_that_do_not_do():
     with pytest.raises(InputError, match="0 or more, got -1"):
         generate(network, variables, [[1]], -1, key=KEY)
     with pytest.raises(InputError, match="prompts of one length"):
-        generation.beam_search(network, variables, [[1], [1, 2]], 2, num_beams=2)
+        beam_search(network, variables, [[1], [1, 2]], 2, num_beams=2)
     with pytest.raises(InputError, match="between 1 and num_beams 2"):
-        generation.beam_search(network, variables, [[1]], 2, num_beams=2, num_return=3)
+        beam_search(network, variables, [[1]], 2, num_beams=2, num_return=3)
     with pytest.raises(InputError, match="needs a context of 30"):
-        generation.beam_search(network, variables, [[1]], 30, num_beams=2)
+        beam_search(network, variables, [[1]], 30, num_beams=2)
     with pytest.raises(ValueError, match="looks at 16 tokens"):
         network.apply(variables, jnp.zeros((1, 17), jnp.int32))

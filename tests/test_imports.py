@@ -19,6 +19,7 @@ FLOORS = [
         "players",
         "updates",
         "generation",
+        "beams",
         "gan",
         "vae",
         "autoregressive",
@@ -39,7 +40,7 @@ FLOORS = [
         "projection",
     },
     {"population", "loop", "run"},
-    {"build", "build_text", "config", "plain", "optimizers", "experiment"},
+    {"build", "build_text", "checks", "config", "plain", "optimizers", "experiment"},
     {"train", "trained", "trained_text", "judging", "judging_text", "measure"},
     {
         "report",

@@ -1,5 +1,6 @@
 """`TEXT_METRICS`: every way to judge a model of text, and what each of them needs."""
 
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -104,6 +105,8 @@ TEXT_HIGHER_IS_BETTER = {key for key in TEXT_FIGURES if key.startswith(("bleu", 
 
 def check_text_metric(name: str, there: set[str]) -> None:
     """Raise an `InputError` where a metric reads what is not there."""
+    if name in ("bleu", "self_bleu", "distinct") and not importlib.util.find_spec("nltk"):
+        raise InputError(f"{name} needs the package nltk: pip install 'ganjax[text]'")
     missing = [what for what in TEXT_METRICS[name].reads if what not in there]
     sentences = {
         "likelihood": "text that was kept away (data.held_out), and a model with a likelihood",

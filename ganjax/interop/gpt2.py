@@ -16,6 +16,7 @@ import numpy as np
 from flax import struct
 
 from ganjax import generation
+from ganjax.beams import beam_search
 from ganjax.generation import Sampling
 from ganjax.networks.gpt import Transformer
 from ganjax.types import Array, InputError, Key, Variables
@@ -128,7 +129,7 @@ class ImportedLanguageModel:
         """
         padded, _ = generation.pad(tokens)
         _check_tokens(padded, self.network.vocab_size)
-        sequences, scores = generation.beam_search(
+        sequences, scores = beam_search(
             self.network,
             self.variables,
             tokens,

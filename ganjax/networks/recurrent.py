@@ -2,7 +2,8 @@
 
 References:
   Hochreiter and Schmidhuber 1997, Long Short-Term Memory, Neural Computation 9(8).
-  Cho et al. 2014, the GRU, arXiv:1406.1078; in the form of Chung et al. 2014, arXiv:1412.3555.
+  Cho et al. 2014, the GRU, arXiv:1406.1078; in cuDNN's form, whose reset gate acts on the product
+  with the recurrent weights.
 """
 
 import functools
@@ -204,6 +205,12 @@ def run(cell: Cell, weights: Weights, state: Any, x: Array) -> tuple[Array, Any]
     return y.swapaxes(0, 1), state
 
 
+def require_float32(dtype: Any) -> None:
+    """Raise an `InputError` for another type."""
+    if dtype != jnp.float32:
+        raise InputError("recurrent language models compute in float32: leave train.precision")
+
+
 @dataclass(frozen=True)
 class LSTM:
     """A recurrent language model."""
@@ -225,8 +232,7 @@ class LSTM:
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return the network for sequences of shape (length, vocabulary size)."""
-        if dtype != jnp.float32:
-            raise InputError("recurrent language models compute in float32: leave train.precision")
+        require_float32(dtype)
         cells = {"lstm": LSTMCell, "gru": GRUCell}
         layers.require_choice("model.network.cell", self.cell, cells)
         network = Recurrent(

@@ -70,7 +70,7 @@ class RelationalMemoryCell:
         seen = jnp.concatenate([state, inputs[:, None]], axis=1)
         memory = _norm(weights, "norm0", seen + self._attend(weights, seen))
         mlp = jax.nn.relu(_linear(weights, "mlp0", memory))
-        mlp = jax.nn.relu(_linear(weights, "mlp1", mlp))
+        mlp = _linear(weights, "mlp1", mlp)
         memory = _norm(weights, "norm1", memory + mlp)[:, : self.slots]
         gates = gates[:, None] + _linear(weights, "gates_memory", jnp.tanh(state))
         write, keep = jnp.split(gates, 2, axis=-1)

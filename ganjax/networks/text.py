@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ganjax.networks.recurrent import LSTMCell, Recurrent
+from ganjax.networks.recurrent import LSTMCell, Recurrent, require_float32
 from ganjax.networks.relational_memory import RelationalMemoryCell
 from ganjax.networks.text_discriminators import (
     SEQGAN_FILTERS,
@@ -37,7 +37,8 @@ class SeqGAN:
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return both networks for sequences of shape (length, V)."""
-        del num_classes, dtype
+        del num_classes
+        require_float32(dtype)
         length, vocab_size = shape
         filters = tuple(f for f in self.filters if f[0] <= length)
         return {
@@ -75,7 +76,8 @@ class RelGAN:
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return both networks for sequences of shape (length, V)."""
-        del num_classes, dtype
+        del num_classes
+        require_float32(dtype)
         cell = RelationalMemoryCell(self.slots, self.heads, self.head_dim)
         return {
             "generator": Recurrent(shape[1], (cell,), self.embedding_dim),
@@ -105,7 +107,8 @@ class LSTMPair:
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
         """Return both networks for sequences of shape (length, V)."""
-        del num_classes, dtype
+        del num_classes
+        require_float32(dtype)
         return {
             "generator": Recurrent(shape[1], (LSTMCell(self.width),), self.embedding_dim),
             "discriminator": RecurrentDiscriminator(

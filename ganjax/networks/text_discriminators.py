@@ -53,7 +53,12 @@ class ConvDiscriminator(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> DiscriminatorOutput:
         x = Embedding(self.vocab_size, self.embedding_dim, name="embedding")(x)
         batch, length, _ = x.shape
-        longest = max(size for size, _ in self.filters)
+        if self.embedding_dim % self.representations:
+            raise InputError(
+                f"an embedding of {self.embedding_dim} does not divide into {self.representations} "
+                "representations"
+            )
+        longest = max((size for size, _ in self.filters), default=length + 1)
         if longest > length:
             raise InputError(
                 f"a filter looks at {longest} tokens, but sequences have {length}: shorten it"
