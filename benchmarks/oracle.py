@@ -8,8 +8,9 @@ finds 1,000 of the oracle's, both in nats a token; the latter is what a model th
 pays.
 
 Trains each configuration on each oracle, unless its run is there already. --steps stops a training
-early. Of models that play the best checkpoint after their pre-training is scored, chosen by the very
-NLL-oracle (`step` in the row), as the papers do; of likelihood the last one. Rows are added to those of an existing --out; --table prints it in Markdown.
+early. Of models that play the best checkpoint after their pre-training is scored, chosen by the
+very NLL-oracle (`step` in the row), as the papers do; of likelihood the last one. Rows are added to
+those of an existing --out; --table prints it in Markdown.
 
     python benchmarks/oracle.py --cases oracle_mle --oracles 0,1,2 --runs runs/oracle --out FILE
     python benchmarks/oracle.py --table FILE

@@ -24,7 +24,10 @@ def main() -> None:
         __doc__,
         CASES,
         default=("sentences_mle", "sentences_lstm_gan"),
-        source={"help": "a .txt or .txt.gz, one sentence a line", "required": True},
+        source={
+            "default": "tiny_shakespeare",
+            "help": "a .txt or .txt.gz, one sentence a line; by default lines of Shakespeare",
+        },
         reference={"default": "held out", "help": "held out, or another such file"},
         seed={"type": int, "default": 0, "help": "of the trainings"},
         length={"type": int, "help": "the most tokens of a sentence, its end included"},
@@ -48,7 +51,8 @@ def score(results: common.Results, name: str, args, runs: Path) -> None:
     from ganjax.generation import Sampling
 
     settings = config.load_file(name)
-    text = settings.data.text
+    # What is too long for a configuration is cut; the captions of the papers are not.
+    text = dataclasses.replace(settings.data.text, long_lines="cut")
     if args.length and text.tokens == "words":
         text = dataclasses.replace(text, length=args.length)
     training = dataclasses.replace(settings.train, seed=args.seed)

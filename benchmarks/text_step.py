@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 from ganjax import generation
 from ganjax.autoregressive import autoregressive
@@ -120,9 +123,6 @@ def _gpt(context: int):
 
 
 def _torch_step(case: str, tokens: np.ndarray, compiled: bool):
-    import torch
-    from torch.nn import functional as F
-
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = {"gpt": _torch_gpt, "lstm": _torch_lstm}[case](LENGTH).to(device)
@@ -153,8 +153,6 @@ def _torch_step(case: str, tokens: np.ndarray, compiled: bool):
 
 
 def _torch_generate(batch: int):
-    import torch
-
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = _torch_gpt(WRITTEN).to(device).eval()
@@ -174,10 +172,6 @@ def _torch_generate(batch: int):
 
 @functools.cache
 def _torch_classes():
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
     width, heads, depth = 128, 4, 4
 
     class Block(nn.Module):
