@@ -83,14 +83,22 @@ def in_turns(
 
 
 class Results:
-    """Collects rows, prints a table line and a JSON line for each, and writes the file."""
+    """Collects rows, prints a table line and a JSON line for each, and writes the file.
 
-    def __init__(self, benchmark: str, out: Path | None):
+    Attributes:
+      known: rows that the file held already, where `add_to` kept them.
+    """
+
+    def __init__(self, benchmark: str, out: Path | None, *, add_to: bool = False):
         self._about = {"benchmark": benchmark, "device": device(), **environment()}
         self._out, self._rows = out, []
+        self.known: list[dict[str, Any]] = []
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("")
+            if add_to and out.exists():
+                self.known = [json.loads(line) for line in out.read_text().splitlines()]
+            else:
+                out.write_text("")
 
     def add(
         self,

@@ -44,11 +44,8 @@ def main() -> None:
     if args.table:
         print_table(args.table)
         return
-    known = args.out.read_text().splitlines() if args.out and args.out.exists() else []
-    results = common.Results("scores", args.out)
-    if known:
-        args.out.write_text("".join(line + "\n" for line in known))
-    done = {(row["case"], row["seed"]) for row in map(json.loads, known)}
+    results = common.Results("scores", args.out, add_to=True)
+    done = {(row["case"], row["seed"]) for row in results.known}
     with tempfile.TemporaryDirectory() as folder:
         for seed in map(int, args.seeds.split(",")[: 1 if args.quick else None]):
             for name in args.cases:

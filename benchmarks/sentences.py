@@ -9,7 +9,6 @@ is better where it has a higher BLEU at the same self-BLEU.
 """
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 
@@ -33,14 +32,12 @@ def main() -> None:
         length={"type": int, "help": "the most tokens of a sentence, its end included"},
         runs={"type": Path, "help": "keep the runs here; by default they are thrown away"},
     )
-    known = args.out.read_text().splitlines() if args.out and args.out.exists() else []
-    results = common.Results("sentences", args.out)
-    if known:
-        args.out.write_text("".join(line + "\n" for line in known))
-    done = {(row["case"], row["source"], row["seed"]) for row in map(json.loads, known)}
+    results = common.Results("sentences", args.out, add_to=True)
+    keys = ("case", "source", "seed", "length")
+    done = {tuple(row[key] for key in keys) for row in results.known}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.cases:
-            if (name, Path(args.source).name, args.seed) not in done:
+            if (name, Path(args.source).name, args.seed, args.length) not in done:
                 score(results, name, args, args.runs or Path(folder))
 
 
@@ -88,6 +85,7 @@ def score(results: common.Results, name: str, args, runs: Path) -> None:
             unit="BLEU",
             source=Path(args.source).name,
             seed=args.seed,
+            length=args.length,
             seconds=seconds,
             num_samples=count,
             reference=Path(args.reference).name,

@@ -53,7 +53,7 @@ def build_model(settings: Config, form: data.TextForm) -> Model:
 
 def _language_model(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> Model:
     if "discriminator" in parts:
-        # The writer of a pair can be trained on its own.
+        # The generator of a pair can be trained on its own.
         parts = {"generator": parts["generator"]}
     language = as_network(parts["generator"])
     if language.start is None:

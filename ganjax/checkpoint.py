@@ -17,24 +17,28 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from ganjax.checkpoint_files import (
+    Checkpoint,
+    DamagedError,
+    barrier,
+    cause,
+    is_committed,
+    is_remote,
+    place_of,
+    read_state,
+)
 from ganjax.digest import (
-    Path,
-    check_leaves,
     described,
-    first_changed,
     named_leaves,
     nested,
-    raw_target,
     sealed,
     unsealed,
-    with_key_type,
     without_key_type,
 )
 from ganjax.quiet import is_wanted, quiet_leftovers, settle
@@ -141,7 +145,7 @@ class Checkpointer:
         self.wait()
         leaves, _ = named_leaves(state)
         there = self._checkpoints()
-        sequence = 1 + max((math.floor(_sequence(c, there)) for c in there), default=0)
+        sequence = 1 + max((math.floor(place_of(c, there)) for c in there), default=0)
         record = {
             "step": int(step),
             "sequence": sequence,
@@ -194,7 +198,7 @@ class Checkpointer:
                 temporary.replace(path)
         except OSError as error:
             raise InputError(
-                f"{named[-1].path}: metrics could not be written ({_cause(error)})"
+                f"{named[-1].path}: metrics could not be written ({cause(error)})"
             ) from error
         record["metrics"] = known
         if self._pending is None:  # else after the running save
@@ -305,18 +309,18 @@ class Checkpointer:
         kept = self.latest_step()
         return InputError(
             f"{self.directory}: the checkpoint of step {step} could not be written "
-            f"({_cause(error)}); the latest complete one is "
+            f"({cause(error)}); the latest complete one is "
             + ("none" if kept is None else f"of step {kept}")
         )
 
-    def _checkpoints(self) -> list["_Checkpoint"]:
+    def _checkpoints(self) -> list["Checkpoint"]:
         """Return the committed checkpoints in the order of writing."""
         if not self.directory.exists():
             return []
         found = []
         for path in self.directory.iterdir():
             match = _NAME.fullmatch(path.name)
-            if match and _is_committed(path):
+            if match and is_committed(path):
                 if path.name not in self._records:
                     with contextlib.suppress(OSError, ValueError):  # then it is damaged
                         text = (path / "record" / "metadata").read_text()
@@ -324,11 +328,11 @@ class Checkpointer:
                     with contextlib.suppress(OSError, ValueError, KeyError):  # often not there
                         later = unsealed((path / _LATER_METRICS).read_text())
                         self._records[path.name]["metrics"] |= later
-                found.append(_Checkpoint(path, int(match[1]), self._records.get(path.name)))
-        sequences = {c.path.name: _sequence(c, found) for c in found}
+                found.append(Checkpoint(path, int(match[1]), self._records.get(path.name)))
+        sequences = {c.path.name: place_of(c, found) for c in found}
         return sorted(found, key=lambda checkpoint: sequences[checkpoint.path.name])
 
-    def _sound(self) -> list["_Checkpoint"]:
+    def _sound(self) -> list["Checkpoint"]:
         """Return the checkpoints not known to be damaged: for each step the one written last."""
         last = {
             checkpoint.step: checkpoint
@@ -337,14 +341,14 @@ class Checkpointer:
         }
         return sorted(last.values(), key=lambda checkpoint: checkpoint.record["sequence"])
 
-    def _best(self, checkpoints: list["_Checkpoint"]) -> list["_Checkpoint"]:
-        def value(checkpoint: _Checkpoint) -> float:
+    def _best(self, checkpoints: list["Checkpoint"]) -> list["Checkpoint"]:
+        def value(checkpoint: Checkpoint) -> float:
             return checkpoint.record["metrics"].get(self.best_metric, math.nan)
 
         ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
         return sorted(ranked, key=value, reverse=self.best_mode == "max")
 
-    def _candidates(self, step: int | None) -> list["_Checkpoint"]:
+    def _candidates(self, step: int | None) -> list["Checkpoint"]:
         """Return where to look for a step, the newest first."""
         self.wait()
         self._records.clear()  # another process may have written
@@ -361,8 +365,8 @@ class Checkpointer:
         damage = []
         for checkpoint in self._candidates(step):
             try:
-                state = _read(checkpoint, like, whole=whole)
-            except _DamagedError as error:
+                state = read_state(checkpoint, like, whole=whole)
+            except DamagedError as error:
                 self._damaged.add(checkpoint.path.name)
                 damage.append(f"{checkpoint.path} is damaged: {error}")
                 continue
@@ -386,14 +390,14 @@ class Checkpointer:
             known_damaged = checkpoint.record is None or checkpoint.path.name in self._damaged
             if not known_damaged and checkpoint.path.name not in kept_names:
                 self._remove(checkpoint.path)
-        _barrier("ganjax_checkpoint_removed")
+        barrier("ganjax_checkpoint_removed")
 
     def _remove_unfinished(self) -> None:
         for path in self.directory.iterdir() if self.directory.exists() else ():
-            is_name = _NAME.fullmatch(path.name) and _is_remote(path)
-            if _UNFINISHED.fullmatch(path.name) or (is_name and not _is_committed(path)):
+            is_name = _NAME.fullmatch(path.name) and is_remote(path)
+            if _UNFINISHED.fullmatch(path.name) or (is_name and not is_committed(path)):
                 self._remove(path)
-        _barrier("ganjax_checkpoint_unfinished")
+        barrier("ganjax_checkpoint_unfinished")
 
     def _remove(self, path: epath.Path) -> None:
         self._records.pop(path.name, None)
@@ -401,13 +405,13 @@ class Checkpointer:
             return
         try:
             # First make it no checkpoint, at one stroke: removing many files may be cut short.
-            if _is_remote(path):
+            if is_remote(path):
                 (path / "commit_success.txt").unlink(missing_ok=True)
             elif _NAME.fullmatch(path.name):
                 path = path.rename(self.directory / f"{path.name}.removed")
             path.rmtree()
         except OSError as error:
-            warnings.warn(f"{path} could not be removed ({_cause(error)})", stacklevel=2)
+            warnings.warn(f"{path} could not be removed ({cause(error)})", stacklevel=2)
 
 
 def restore_subtree(
@@ -426,92 +430,3 @@ def restore_subtree(
     """
     with Checkpointer(directory) as checkpointer:
         return checkpointer.restore_subtree(like, step)
-
-
-class _DamagedError(Exception):
-    """What is wrong with a checkpoint, in words that follow a colon."""
-
-
-class _Checkpoint(NamedTuple):
-    path: epath.Path
-    step: int
-    record: dict | None  # None where it cannot be read
-
-
-def _sequence(checkpoint: _Checkpoint, others: list[_Checkpoint]) -> float:
-    """Return the place in the order of writing, also where the record cannot be read."""
-    if checkpoint.record:
-        return checkpoint.record["sequence"]
-    if "." in checkpoint.path.name:
-        return int(checkpoint.path.name.split(".")[1])
-    earlier = (c.record["sequence"] for c in others if c.record and c.step < checkpoint.step)
-    return max(earlier, default=0) + 0.5
-
-
-def _read(checkpoint: _Checkpoint, like: Any, *, whole: bool) -> Any:
-    if checkpoint.record is None:
-        raise _DamagedError("its record is missing or has changed")
-    leaves, treedef = named_leaves(like)
-    stored = checkpoint.record["leaves"]
-    check_leaves(checkpoint.path, stored, leaves, whole=whole)
-    arrays = _read_arrays(checkpoint.path, {path: raw_target(x) for path, x in leaves.items()})
-    if name := first_changed(stored, arrays):
-        raise _DamagedError(f"{name} does not have the bits that were saved")
-    return jax.tree.unflatten(
-        treedef, [with_key_type(arrays[path], leaf) for path, leaf in leaves.items()]
-    )
-
-
-def _read_arrays(
-    where: epath.Path, targets: Mapping[Path, jax.ShapeDtypeStruct]
-) -> dict[Path, jax.Array]:
-    stored = {path: target for path, target in targets.items() if target.size}
-    restored, damage = {}, ""
-    if stored:
-        arguments = {
-            path: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
-            for path, x in stored.items()
-        }
-        what = ocp.args.PyTreeRestore(
-            item=nested(stored), restore_args=nested(arguments), partial_restore=True
-        )
-        with quiet_leftovers():
-            try:
-                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                    restored, _ = named_leaves(reader.restore(where / "state", what))
-            except (MemoryError, jax.errors.JaxRuntimeError):
-                raise  # says something of this machine, not of the checkpoint
-            except Exception as error:
-                damage = f"its arrays cannot be read ({_cause(error)})"
-            if damage:  # within the quiet
-                settle()
-        if damage:
-            raise _DamagedError(damage)
-    # Orbax returns the target itself for an array that its own list of names has lost.
-    if not all(isinstance(restored.get(path), jax.Array) for path in stored):
-        raise _DamagedError("arrays are missing")
-    empty = {path: x for path, x in targets.items() if path not in stored}
-    zeros = {p: jax.numpy.zeros(x.shape, x.dtype, device=x.sharding) for p, x in empty.items()}
-    return {path: restored[path] if path in stored else zeros[path] for path in targets}
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)
-
-
-def _is_committed(path: epath.Path) -> bool:
-    if _is_remote(path):  # no renaming there: Orbax marks what is complete
-        return (path / "commit_success.txt").exists()
-    return path.is_dir() and any(path.iterdir())
-
-
-def _cause(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "No space left on device" in text:
-        return "no space left on the disk"
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -36,6 +36,13 @@ class Model(NamedTuple):
     earlier: "tuple[Phase, ...]" = ()
     transfer: Callable[[TrainState, TrainState | None], TrainState] | None = None
 
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example in a batch: of text the number of its tokens."""
+        if self.text is None:
+            return self.shape
+        return (self.text.length + self.text.windows,)
+
 
 class Phase(NamedTuple):
     """A part of a run with one algorithm.

@@ -386,6 +386,32 @@ def generate(
     )
 
 
+def sequences(
+    network: Any,
+    variables: Variables,
+    count: int,
+    length: int,
+    *,
+    start_token: int,
+    pad_token: int | None = None,
+    **settings: Any,
+) -> Array:
+    """Return sequences (count, length) int32 that begin after a start token, which is left out.
+
+    Args:
+      network: as in `generate`.
+      variables: its weights.
+      count: how many.
+      length: of each.
+      start_token: in front of them.
+      pad_token: what follows an end; 0 where it is None.
+      settings: the others of `generate`.
+    """
+    first = np.full((count, 1), start_token)
+    pad_token = pad_token or 0
+    return generate(network, variables, first, length, pad_token=pad_token, **settings)[:, 1:]
+
+
 def pad(prompts: Any, pad_token: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts as (B, P) int32 and their lengths (B,).
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ganjax import data, evaluation
+from ganjax import data, evaluation, pictures
 from ganjax.build import images_per_call, with_standing_statistics
 from ganjax.config import Config
 from ganjax.data import GRID_CENTERS, GRID_STD, RING_CENTERS, RING_STD, Dataset
@@ -44,7 +44,14 @@ def judge_of(experiment: Experiment) -> "Judge | TextJudge":
 
 
 class Judge:
-    """Samples and scores of the states of one experiment, compiled once."""
+    """Samples and scores of the states of one experiment, compiled once.
+
+    Attributes:
+      suffix: of the files that `show` writes.
+      unit: what a step trains on.
+    """
+
+    suffix, unit = ".png", "images"
 
     def __init__(self, experiment: Experiment, *, truncation: float | None = None):
         self._experiment = experiment
@@ -82,13 +89,19 @@ class Judge:
             left -= most
         return np.concatenate(parts)
 
+    def show(self, samples: np.ndarray, path: Any) -> np.ndarray | None:
+        """Write samples as a picture; see `draw`."""
+        return draw(samples, self._model.num_classes, path, self._experiment.train)
+
     def diversity(self, samples: np.ndarray) -> tuple[dict[str, float], str | None]:
         """Return how samples differ among themselves, and a warning where that is far too little.
 
         Returns:
           `samples/diversity`, as a share of that of real images, and `samples/duplicates`, the
-          share of samples with a near copy; and a sentence or None.
+          share of samples with a near copy; and a sentence or None. Nothing of points.
         """
+        if samples.ndim != 4:
+            return {}, None
         images = spread_over(self._experiment.train, len(samples))
         values = {}
         if np.isfinite(samples).all():
@@ -352,3 +365,22 @@ def _num_shown(num_classes: int) -> int:
 def as_json(figures: Mapping[str, evaluation.Figure]) -> dict[str, Any]:
     """Return figures as what `json.dumps` takes."""
     return {name: dataclasses.asdict(figure) for name, figure in figures.items()}
+
+
+def draw(
+    samples: np.ndarray, num_classes: int, path: Any, real: Dataset | None = None
+) -> np.ndarray | None:
+    """Write samples as a picture: images as a grid, a class a column; points as a scatter plot.
+
+    Returns:
+      The grid (H, W, C) uint8, or None for points.
+    """
+    if samples.ndim == 4:
+        columns = num_classes if 1 < num_classes <= 20 else None
+        upscale = max(1, 64 // samples.shape[1])
+        picture = pictures.grid(samples, columns=columns, upscale=upscale)
+        pictures.save_png(path, picture)
+        return picture
+    reals = None if real is None else real.batch(np.arange(min(2500, real.num_examples)))["image"]
+    pictures.scatter(path, samples, reals)
+    return None

@@ -31,7 +31,14 @@ class TextLook(NamedTuple):
 
 
 class TextJudge:
-    """Samples and scores of the states of one experiment with text, whatever the phase."""
+    """Samples and scores of the states of one experiment with text, whatever the phase.
+
+    Attributes:
+      suffix: of the files that `show` writes.
+      unit: what a step trains on.
+    """
+
+    suffix, unit = ".txt", "sequences"
 
     def __init__(self, experiment: Experiment, *, sampling: Sampling = Sampling()):  # noqa: B008
         self._experiment, self._model = experiment, experiment.model
@@ -63,7 +70,7 @@ class TextJudge:
         return self.write(state, jax.random.key(_SAMPLE_SEED), 64)
 
     def show(self, samples: np.ndarray, path: Path) -> None:
-        """Write samples as text, separated by lines."""
+        """Write samples as text, separated by lines; there is no picture to return."""
         texts = [self._form.decode(row) for row in samples]
         between = f"\n{'-' * 40}\n" if self._form.windows else "\n"
         path.write_text(between.join(texts) + "\n")
@@ -79,17 +86,18 @@ class TextJudge:
             if model.language is None:
                 found = self._sample(state, part_key, size)
             else:
-                found = generation.generate(
+                found = generation.sequences(
                     model.language,
                     language_variables(state, self._settings.ema),
-                    np.full((size, 1), form.start_token),
+                    size,
                     length,
+                    start_token=form.start_token,
+                    stop_token=form.stop_token,
+                    pad_token=form.pad_token,
                     key=part_key,
                     sampling=self._sampling,
-                    stop_token=form.stop_token,
-                    pad_token=form.pad_token or 0,
                     vocab_size=form.vocab_size,
-                )[:, 1:]
+                )
             parts.append(np.asarray(found)[: count - start])
         return np.concatenate(parts)
 

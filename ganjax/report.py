@@ -105,8 +105,8 @@ def print_result(result: Result, experiment_name: str) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     if result.images_per_second:
-        unit = "sequences" if result.picture.endswith(".txt") else "images"
-        table.add_row("speed", f"{result.images_per_second:,.0f} {unit}/s while training")
+        rate = f"{result.images_per_second:,.0f} {result.unit}/s while training"
+        table.add_row("speed", rate)
     table.add_row("time", f"{result.seconds:.0f} s in all")
     for figure in result.figures.values():
         label, value = _split(figure)
@@ -138,10 +138,8 @@ def facts(model: Model, batch_size: int) -> list[tuple[str, str]]:
         (f"parameters of the {name}", f"{num_parameters(player.params):,}")
         for name, player in state.players.items()
     ]
-    shape, of_text = model.shape, model.text is not None
-    if of_text:
-        shape = (model.text.length + model.text.windows,)
-    step = cost.step_cost(model.algorithm, shape, batch_size, model.num_classes, tokens=of_text)
+    example = model.example_shape, batch_size, model.num_classes
+    step = cost.step_cost(model.algorithm, *example, tokens=model.text is not None)
     of_a_batch = f"batch of {batch_size}"
     once = "" if step.complete else ", repeated updates counted once"
     rows.append(("FLOPs of a step", f"{_with_prefix(step.flops)} ({of_a_batch}{once})"))

@@ -60,7 +60,8 @@ def sample(arguments: list[str]) -> int:
     import jax
     import numpy as np
 
-    from ganjax import pictures, train
+    from ganjax import pictures
+    from ganjax.judging import draw
     from ganjax.trained import load
     from ganjax.trained_text import TrainedText
 
@@ -86,7 +87,7 @@ def sample(arguments: list[str]) -> int:
     if kind == ".npz":
         write_output(options.out, lambda path: np.savez(path, samples=samples))
     elif is_points:
-        write_output(options.out, lambda path: train.draw(samples, 0, path))
+        write_output(options.out, lambda path: draw(samples, 0, path))
     elif kind == "":
         write_output(options.out, lambda path: pictures.save_images(path, samples))
     else:

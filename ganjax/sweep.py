@@ -30,7 +30,7 @@ from ganjax.judging import Judge, judge_of
 from ganjax.judging_text import TextJudge
 from ganjax.population import Population, population
 from ganjax.run import METRICS, RunDirectory, device_name, versions
-from ganjax.train import Report, Silent, draw
+from ganjax.train import Report, Silent
 from ganjax.types import InputError, TrainState
 
 SCORES = "scores.json"
@@ -174,14 +174,9 @@ def sweep(
                 lost = index in log.lost or not bool(axes.all_finite((one.players, one.ema)))
                 ended.append(Member(value, {}, {}) if lost else _score(judge, one, value))
                 samples = judge.samples(one)
-                of_text = isinstance(judge, TextJudge)
-                ending = "txt" if of_text else "png"
-                path = run.path / "samples" / f"{index}_{swept}_{value:g}.{ending}"
+                path = run.path / "samples" / f"{index}_{swept}_{value:g}{judge.suffix}"
                 path.parent.mkdir(exist_ok=True)
-                if of_text:
-                    judge.show(samples, path)
-                else:
-                    draw(samples, experiment.model.num_classes, path, experiment.train)
+                judge.show(samples, path)
                 if signals:
                     raise loop.StoppedError(phase.steps, signals[0])
         seconds = time.perf_counter() - started

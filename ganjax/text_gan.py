@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ganjax import axes, generation, latents
 from ganjax.autoregressive import likelihood, weights
@@ -169,18 +168,18 @@ def text_gan(
             return jnp.argmax(chances, axis=-1).astype(jnp.int32)
         if latents is not None:
             raise InputError("this generator has no latents: give it a prompt")
-        written = generation.generate(
+        return generation.sequences(
             language,
             language_variables(state, ema),
-            np.full((num_samples, 1), start_token),
+            num_samples,
             length,
+            start_token=start_token,
+            stop_token=stop_token,
+            pad_token=pad_token,
             key=key,
             sampling=sampling,
             labels=labels,
-            stop_token=stop_token,
-            pad_token=pad_token or 0,
         )
-        return written[:, 1:]
 
     def evaluate(state: TrainState, batch: Batch, key: Key) -> Metrics:
         if not is_language_model:

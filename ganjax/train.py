@@ -14,7 +14,6 @@ from ganjax import config, evaluation, loop, pictures, sharding
 from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
-from ganjax.data import Dataset
 from ganjax.experiment import Experiment
 from ganjax.judging import Judge, as_json, judge_of
 from ganjax.judging_text import TextJudge
@@ -59,7 +58,8 @@ class Result(NamedTuple):
       images_per_second: while training, without compilation, pictures and scores.
       seconds: in all, from the start of the command's work.
       figures: the final scores.
-      picture: path of the last picture.
+      picture: path of the last picture, or of the last texts.
+      unit: what `images_per_second` counts.
     """
 
     run: RunDirectory
@@ -68,6 +68,7 @@ class Result(NamedTuple):
     seconds: float
     figures: Mapping[str, evaluation.Figure]
     picture: str
+    unit: str = "images"
 
 
 def train(settings: Config, directory: str, report: Report | None = None) -> Result:
@@ -188,8 +189,7 @@ class _Training:
                 state = self._restore(experiment.phases[first])
                 step = sum(p.steps for p in experiment.phases[:first]) + int(state.step)
             self.log = MetricsLog(self.run, step)
-            unit = "images" if experiment.model.text is None else "sequences"
-            self.report.start(step, total, unit)
+            self.report.start(step, total, self.judge.unit)
             try:
                 for self.phase in range(first, len(experiment.phases)):
                     phase = experiment.phases[self.phase]
@@ -238,6 +238,7 @@ class _Training:
             time.perf_counter() - self.started,
             self.figures,
             picture,
+            self.judge.unit,
         )
 
     def _restore(self, phase):
@@ -305,21 +306,16 @@ class _Training:
 
     def _picture(self, state, step):
         samples = self.judge.samples(state)
-        of_text = self.experiment.model.text is not None
-        path = self.run.path / "samples" / f"{step:07d}.{'txt' if of_text else 'png'}"
+        path = self.run.path / "samples" / f"{step:07d}{self.judge.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if of_text:
-            self.judge.show(samples, path)
-            picture = None
-        else:
-            picture = draw(samples, self.experiment.model.num_classes, path, self.experiment.train)
+        picture = self.judge.show(samples, path)
         if picture is not None:
             self.log.picture("samples", picture, step)
-        if picture is not None or of_text:
-            values, warning = self.judge.diversity(samples)
+        values, warning = self.judge.diversity(samples)
+        if values:
             self._tell(loop.Progress(step, None, values, 0.0))
-            if warning and step:
-                self.report.warn(f"step {step}: {warning}")
+        if warning and step:
+            self.report.warn(f"step {step}: {warning}")
         self._reconstruct(state, step)
         return str(path)
 
@@ -390,22 +386,3 @@ class Scores:
         while self._pending and (wait or self._pending[0][1].done()):
             step, score, held_out = self._pending.popleft()
             yield step, score.result, held_out
-
-
-def draw(
-    samples: np.ndarray, num_classes: int, path: Any, real: Dataset | None = None
-) -> np.ndarray | None:
-    """Write samples as a picture: images as a grid, a class a column; points as a scatter plot.
-
-    Returns:
-      The grid (H, W, C) uint8, or None for points.
-    """
-    if samples.ndim == 4:
-        columns = num_classes if 1 < num_classes <= 20 else None
-        upscale = max(1, 64 // samples.shape[1])
-        picture = pictures.grid(samples, columns=columns, upscale=upscale)
-        pictures.save_png(path, picture)
-        return picture
-    reals = None if real is None else real.batch(np.arange(min(2500, real.num_examples)))["image"]
-    pictures.scatter(path, samples, reals)
-    return None

@@ -120,20 +120,18 @@ class TrainedText:
             "pad_token": self.form.pad_token or 0,
         }
         penalty = sampling.repetition_penalty is not None
-        writing, shown = (
-            _begin(
-                network,
-                variables,
-                first[None],
-                np.array([len(first)]),
-                length,
-                key,
-                known=len(first),
-                vocab_size=self.form.vocab_size if penalty else None,
-                pad_token=settings["pad_token"],
-            ),
-            "",
+        writing = _begin(
+            network,
+            variables,
+            first[None],
+            np.array([len(first)]),
+            length,
+            key,
+            known=len(first),
+            vocab_size=self.form.vocab_size if penalty else None,
+            pad_token=settings["pad_token"],
         )
+        shown = ""
         for until in range(len(first), length + _CHUNK, _CHUNK):
             until = min(until, length)
             writing = _advance(network, variables, writing, until, sampling=sampling, **settings)

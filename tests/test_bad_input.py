@@ -349,6 +349,7 @@ def test_fine_tuning_from_what_is_no_run(refused_training):
     assert "nothing holds no run" in refused_training("--train.init-from", "nothing")
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_other_networks(refused, ring_run, ring_file, tmp_path):
     arguments = ["--model.network.generator-hidden", 9, "--train.init-from", ring_run.run]
     assert run_cli("train", ring_file, "--run-directory", tmp_path / "run", *arguments) == 2

@@ -126,6 +126,7 @@ def test_logits_do_not_look_ahead(name):
     assert not np.allclose(before[:, 4:], after[:, 4:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [pytest.param(NETWORKS["gpt"], marks=pytest.mark.slow), NETWORKS["lstm"]]
 )
@@ -158,7 +159,7 @@ def test_conditions_change_what_is_said(network):
         network.apply(variables, tokens)
 
 
-@pytest.mark.parametrize("name", ["gpt", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("gpt", marks=pytest.mark.slow), "lstm"])
 def test_prompts_of_different_lengths_are_written_on_as_if_alone(name):
     network = NETWORKS[name]
     variables = variables_of(network)

@@ -13,6 +13,9 @@ from ganjax import interop
 from ganjax.data import build_tokenizer
 from ganjax.types import InputError
 
+pytest_plugins = ["tiny_runs"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PREFIX = "transformer."
 KEY = jax.random.key(0)
 

@@ -31,6 +31,7 @@ FLOORS = [
         "cost",
         "hlo",
         "checkpoint",
+        "checkpoint_files",
         "digest",
         "quiet",
         "data",

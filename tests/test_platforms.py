@@ -64,10 +64,8 @@ def model_of(case):
 
 
 def inputs_of(model):
-    shape, of_text = model.shape, model.text is not None
-    if of_text:
-        shape = (model.text.length + model.text.windows,)
-    return cost.step_inputs(model.algorithm, shape, BATCH, model.num_classes, tokens=of_text)
+    example = model.example_shape, BATCH, model.num_classes
+    return cost.step_inputs(model.algorithm, *example, tokens=model.text is not None)
 
 
 def step_of(case):

@@ -468,9 +468,9 @@ def main():
     print(json.dumps(results))
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def process(quick_compilation, tmp_path_factory):
-    """The process, which works while the tests above do."""
+    """The process on two devices."""
     process = start([__file__], tmp_path_factory.mktemp("devices"), NPROC="64", JAX_PLATFORMS="cpu")
     yield process
     process.kill()
@@ -491,12 +491,14 @@ def test_members_on_devices_train_as_they_would_alone(on_devices):
         assert error < 1e-5, name
 
 
+@pytest.mark.slow
 def test_members_stay_where_they_are(on_devices):
     assert on_devices["shares"] == [1, 1]
     assert on_devices["step"]
     assert on_devices["samples"] == [2, 3, 2]
 
 
+@pytest.mark.slow
 def test_members_are_spread_where_they_divide(on_devices):
     # One member and three do not divide over two devices.
     assert on_devices["strategies"] == ["vmap", "devices+vmap", "vmap", "devices+vmap"]

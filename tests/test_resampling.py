@@ -69,6 +69,7 @@ def test_derivatives_of_both_orders_are_finite_differences(name, quick_jit):
             np.testing.assert_allclose(ours, (ends[0] - ends[1]) / (2 * step), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_low_precision_stays_low():
     x = jnp.ones((1, 4, 4, 1), jnp.bfloat16)
     assert ops.upsample(x, taps=(1, 3, 3, 1)).dtype == jnp.bfloat16

@@ -102,6 +102,7 @@ def test_images_are_the_official_ones(official, arrays):
     assert relative_error(nchw(images), arrays["image_const_noise"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_logits_and_the_gradient_penalty_are_the_official_ones(official, arrays, quick_jit):
     gan, _ = official
     images, labels = nhwc(arrays["x"]), arrays["label"]

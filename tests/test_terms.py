@@ -144,6 +144,7 @@ def test_path_lengths_of_a_linear_synthesis():
     np.testing.assert_allclose(lengths, jnp.sqrt(jnp.sum(flat**2, 1) / 2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_path_length_term_is_the_official_one():
     """Value and gradient where the running mean is part of what is differentiated."""
     term = penalties.path_length(decay=0.3, batch_shrink=1)
@@ -421,6 +422,7 @@ def test_a_configuration_schedules_every_hyperparameter():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_each_network_has_its_own_lazy_interval():
     with pytest.raises(InputError, match="penalties of the discriminator have the intervals"):
         model_of(

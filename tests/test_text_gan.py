@@ -54,6 +54,7 @@ def test_relaxed_tokens_are_chances_and_sharper_at_a_lower_temperature():
     assert largest[1] > 0.9
 
 
+@pytest.mark.slow
 def test_straight_through_shows_tokens_and_learns_as_relaxed_ones_do():
     given = {"train": True, "key": KEY}
     found, gradients = [], []
@@ -99,9 +100,8 @@ GENERATORS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("relational", "textbook"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATORS)
 def test_every_pair_trains(name):
     generator, judge = GENERATORS[name]
     algorithm = text_gan(
@@ -205,6 +205,7 @@ def test_policy_gradients_raise_the_reward():
     assert np.mean(np.asarray(algorithm.sample(state, KEY, 200)) == 3) > 0.9
 
 
+@pytest.mark.slow
 def test_steps_of_seqgan():
     common = {"length": LENGTH, "num_rollouts": 2, "rollout_rate": 0.8}
     alone = seqgan(LANGUAGE, JUDGE, **common, discriminator_steps=2, generator_steps=0)
@@ -238,6 +239,7 @@ def test_steps_of_seqgan():
         both.sample(state, KEY, 2, latents=jnp.zeros((2, 1)))
 
 
+@pytest.mark.slow
 def test_phases_hand_their_generator_on():
     likelihood = autoregressive(LANGUAGE, length=LENGTH, start_token=0, ema_half_life_images=10.0)
     learnt, _ = jax.jit(likelihood.train_step)(

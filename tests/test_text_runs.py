@@ -97,10 +97,7 @@ def runs(lines_file, tmp_path_factory, quick_compilation):
     return trained
 
 
-ALL = [
-    pytest.param(name, marks=() if name in ("gpt", "policy_gradient") else pytest.mark.slow)
-    for name in MODELS
-]
+ALL = [pytest.param(name, marks=() if name in ("gpt",) else pytest.mark.slow) for name in MODELS]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -113,8 +110,8 @@ def test_every_model_trains_writes_and_is_scored(name, runs):
     assert len(text.splitlines()) == 64
     assert set(text.split()) <= words
     if name != "wgan_gp":
-        # A likelihood over a dozen words: better than none, no better than the text's own.
-        assert 1.0 < result.figures["perplexity"].value < 50.0
+        # Fifteen tokens: less than that has been learnt.
+        assert 1.0 < result.figures["perplexity"].value < 15.0
         assert str(result.figures["perplexity"]).startswith("perplexity (12 vs held out")
     assert {"bleu_2", "bleu_5"} <= result.figures.keys()
     assert 0.0 <= result.figures["bleu_2"].value <= 1.0
@@ -148,7 +145,7 @@ def test_a_loaded_run_writes(name, runs):
 @pytest.mark.parametrize(
     ("name", "stop"),
     [
-        ("policy_gradient", 2),
+        pytest.param("policy_gradient", 2, marks=pytest.mark.slow),
         pytest.param("policy_gradient", 4, marks=pytest.mark.slow),
         pytest.param("gumbel", 2, marks=pytest.mark.slow),
         pytest.param("straight_through", 4, marks=pytest.mark.slow),
@@ -213,6 +210,7 @@ def test_the_command_that_writes(novel, tmp_path, capsys):
     assert out.read_text().count("-" * 40) == 2
 
 
+@pytest.mark.slow
 def test_the_command_that_scores(runs, capsys, lines_file):
     run = runs("gpt").run
     chosen = ["perplexity", "distinct", "bleu", "self_bleu"]

@@ -106,7 +106,7 @@ def few_sequences(monkeypatch):
     monkeypatch.setattr("ganjax.data.text.ORACLE_EXAMPLES", 40)
 
 
-EVERYDAY = ("quickstart", "mlp_ring")
+EVERYDAY = ("quickstart",)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_a_likelihood_is_highest_where_its_mean_is_the_image(name):
     [
         pytest.param("bernoulli", (8, 8, 1), 0, "float32", marks=pytest.mark.slow),
         pytest.param("gaussian", (6, 9, 3), 3, "float32", marks=pytest.mark.slow),
-        ("bernoulli", (8, 8, 3), 3, "bfloat16"),
+        pytest.param("bernoulli", (8, 8, 3), 3, "bfloat16", marks=pytest.mark.slow),
     ],
 )
 def test_training_contract_of_the_convolutional_networks(
@@ -282,6 +282,7 @@ def test_a_gradient_step_lowers_the_negative_elbo(quick_jit):
     np.testing.assert_allclose(change, expected, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_a_tiny_set_is_learned_and_reconstructed(quick_jit):
     images = np.zeros((2, 8, 8, 1), np.uint8)
     images[0, :4], images[1, :, 4:] = 255, 255
@@ -299,6 +300,7 @@ def test_a_tiny_set_is_learned_and_reconstructed(quick_jit):
     np.testing.assert_array_equal(result, reconstruct(*arguments, jnp.asarray(images / 127.5 - 1)))
 
 
+@pytest.mark.slow
 def test_beta_weighs_the_divergence_and_can_be_swept(quick_jit):
     algorithm = vae(**networks(), beta=4.0, optimizer=optax.sgd(1e-4))
     state = algorithm.init(jax.random.key(0))

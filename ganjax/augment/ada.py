@@ -179,8 +179,9 @@ def scheduled(pipe: str | Pipe, probability: float, ramp_images: int) -> Augment
 def fixed(pipe: str | Pipe, probability: float) -> Augment:
     """Return a pipe of one probability.
 
-    >>> augment = fixed("bg", 0.8)
-    >>> augment.apply((), jnp.zeros((2, 8, 6, 4)), jax.random.key(0)).shape
+    >>> augment = fixed("b", 0.8)
+    >>> images, key = jnp.zeros((2, 8, 6, 4)), jax.random.key(0)
+    >>> jax.eval_shape(augment.apply, (), images, key).shape
     (2, 8, 6, 4)
     """
     pipe = as_pipe(pipe)

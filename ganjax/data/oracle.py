@@ -70,9 +70,15 @@ class Oracle:
         parts = []
         for start in range(0, count, _PART):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), start)
-            first = np.full((_PART, 1), self.start_token)
-            tokens = generation.generate(self.network, self.variables, first, self.length, key=key)
-            parts.append(np.asarray(tokens[: count - start, 1:]))
+            tokens = generation.sequences(
+                self.network,
+                self.variables,
+                _PART,
+                self.length,
+                start_token=self.start_token,
+                key=key,
+            )
+            parts.append(np.asarray(tokens[: count - start]))
         return np.concatenate(parts)
 
     def negative_log_likelihood(self, tokens: np.ndarray) -> float:

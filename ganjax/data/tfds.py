@@ -91,8 +91,8 @@ def texts(name: str, *, split: str, data_dir: str | None) -> list[str]:
     known = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
     if "text" not in known and len(known) != 1:
         raise InputError(
-            f"tfds:{name} has the features {', '.join(features)}, expected one of text, or one "
-            "that is called 'text': choose another data set."
+            f"tfds:{name} has the features {', '.join(sorted(features))}, expected one of text, "
+            "or one that is called 'text': choose another data set."
         )
     key = "text" if "text" in known else known[0]
     try:
@@ -126,8 +126,8 @@ def _feature_keys(title: str, features: Any) -> tuple[str, str | None]:
     labels = [k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)]
     if "image" not in images and len(images) != 1:
         raise InputError(
-            f"{title} has the features {', '.join(features)}, expected one of 8-bit images, or "
-            "one that is called 'image': choose another data set."
+            f"{title} has the features {', '.join(sorted(features))}, expected one of 8-bit "
+            "images, or one that is called 'image': choose another data set."
         )
     label = "label" if "label" in labels else labels[0] if len(labels) == 1 else None
     return "image" if "image" in images else images[0], label

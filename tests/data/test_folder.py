@@ -190,6 +190,7 @@ def test_a_zip_with_a_huge_entry_is_refused(tmp_path):
         load(str(tmp_path / "a.zip"))
 
 
+@pytest.mark.slow
 def test_photos_of_mixed_sizes(tmp_path, real_data):
     with tarfile.open(real_data / "clothing64" / "clothing64-1809.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")

@@ -29,6 +29,7 @@ def test_features_are_the_official_ones(extract, case):
         assert error < 1e-5, name
 
 
+@pytest.mark.slow
 def test_figures_made_with_it_have_the_names_of_the_literature(extract):
     assert extract.name == "inception-v3-tf1"
     assert extract.features == "2048"
@@ -53,6 +54,7 @@ def test_figures_made_with_it_have_the_names_of_the_literature(extract):
     assert figures["frechet_distance"].value == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_grey_images_are_repeated_and_floats_rounded(extract):
     grey = vectors.nhwc(EXPECTED["images0"])[..., :1]
     colour = extract(np.repeat(grey, 3, axis=-1))["2048"]

@@ -51,6 +51,7 @@ def test_a_large_side_is_halved_until_the_smaller_one_is_at_most_7():
     assert params["Dense_0"]["kernel"].shape == (7 * 10 * 8, 8)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_it_and_keeps_parameters_and_results_in_float32(quick_jit):
     full = quick_jit(lambda: applied((8, 8, 3)))()
     half = quick_jit(lambda: applied((8, 8, 3), dtype=jnp.bfloat16))()

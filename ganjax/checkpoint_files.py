@@ -1,0 +1,129 @@
+"""One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from ganjax.digest import (
+    Path,
+    check_leaves,
+    first_changed,
+    named_leaves,
+    nested,
+    raw_target,
+    with_key_type,
+)
+from ganjax.quiet import quiet_leftovers, settle
+
+
+class DamagedError(Exception):
+    """What is wrong with a checkpoint, in words that follow a colon."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was found.
+
+    Attributes:
+      path: of its directory.
+      step: from the name.
+      record: its JSON object, see `ganjax.checkpoint`; None where it cannot be read.
+    """
+
+    path: epath.Path
+    step: int
+    record: dict | None
+
+
+def place_of(checkpoint: Checkpoint, others: list[Checkpoint]) -> float:
+    """Return the place in the order of writing, also where the record cannot be read."""
+    if checkpoint.record:
+        return checkpoint.record["sequence"]
+    if "." in checkpoint.path.name:
+        return int(checkpoint.path.name.split(".")[1])
+    earlier = (c.record["sequence"] for c in others if c.record and c.step < checkpoint.step)
+    return max(earlier, default=0) + 0.5
+
+
+def read_state(checkpoint: Checkpoint, like: Any, *, whole: bool) -> Any:
+    """Read the leaves of `like`, shapes with a sharding each, and compare their digests.
+
+    Args:
+      checkpoint: what was found.
+      like: a tree of `jax.ShapeDtypeStruct`.
+      whole: whether it has to hold every leaf that was saved.
+
+    Raises:
+      DamagedError: something is missing, cannot be read, or has changed.
+      InputError: it is a checkpoint of something else.
+    """
+    if checkpoint.record is None:
+        raise DamagedError("its record is missing or has changed")
+    leaves, treedef = named_leaves(like)
+    stored = checkpoint.record["leaves"]
+    check_leaves(checkpoint.path, stored, leaves, whole=whole)
+    arrays = _read_arrays(checkpoint.path, {path: raw_target(x) for path, x in leaves.items()})
+    if name := first_changed(stored, arrays):
+        raise DamagedError(f"{name} does not have the bits that were saved")
+    return jax.tree.unflatten(
+        treedef, [with_key_type(arrays[path], leaf) for path, leaf in leaves.items()]
+    )
+
+
+def _read_arrays(
+    where: epath.Path, targets: Mapping[Path, jax.ShapeDtypeStruct]
+) -> dict[Path, jax.Array]:
+    stored = {path: target for path, target in targets.items() if target.size}
+    restored, damage = {}, ""
+    if stored:
+        arguments = {
+            path: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype)
+            for path, x in stored.items()
+        }
+        what = ocp.args.PyTreeRestore(
+            item=nested(stored), restore_args=nested(arguments), partial_restore=True
+        )
+        with quiet_leftovers():
+            try:
+                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                    restored, _ = named_leaves(reader.restore(where / "state", what))
+            except (MemoryError, jax.errors.JaxRuntimeError):
+                raise  # says something of this machine, not of the checkpoint
+            except Exception as error:
+                damage = f"its arrays cannot be read ({cause(error)})"
+            if damage:  # within the quiet
+                settle()
+        if damage:
+            raise DamagedError(damage)
+    # Orbax returns the target itself for an array that its own list of names has lost.
+    if not all(isinstance(restored.get(path), jax.Array) for path in stored):
+        raise DamagedError("arrays are missing")
+    empty = {path: x for path, x in targets.items() if path not in stored}
+    zeros = {p: jax.numpy.zeros(x.shape, x.dtype, device=x.sharding) for p, x in empty.items()}
+    return {path: restored[path] if path in stored else zeros[path] for path in targets}
+
+
+def is_remote(path: epath.Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+def is_committed(path: epath.Path) -> bool:
+    if is_remote(path):  # no renaming there: Orbax marks what is complete
+        return (path / "commit_success.txt").exists()
+    return path.is_dir() and any(path.iterdir())
+
+
+def cause(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "No space left on device" in text:
+        return "no space left on the disk"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
