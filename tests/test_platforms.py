@@ -68,26 +68,30 @@ def inputs_of(model):
     return cost.step_inputs(model.algorithm, *example, tokens=model.text is not None)
 
 
+@functools.lru_cache(1)
 def step_of(case):
-    """Return the train step and its arguments, as shapes."""
+    """Return the traced train step."""
     _, model = model_of(case)
-    return jax.jit(model.algorithm.train_step), inputs_of(model)
+    return jax.jit(model.algorithm.train_step).trace(*inputs_of(model))
 
 
+@functools.lru_cache(1)
 def sampler_of(case):
-    """Return the sampler of four and its arguments, as shapes."""
+    """Return the traced sampler of four."""
     _, model = model_of(case)
     state, _ = inputs_of(model)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.jit(lambda state, key: model.algorithm.sample(state, key, 4)), (state, key)
+    return jax.jit(lambda state, key: model.algorithm.sample(state, key, 4)).trace(state, key)
 
 
-def lower(function, inputs, platform):
-    """Return the HLO of an exported function, as the compiler of the platform gets it."""
-    exported = jax.export.export(function, platforms=[platform])(*inputs)
-    assert exported.platforms == (platform,)
-    call = jax.jit(exported.call).trace(*inputs).lower(lowering_platforms=(platform,))
-    return call.as_text("hlo")
+def lower(traced, platform):
+    """Return the HLO as the compiler of the platform gets it."""
+    return traced.lower(lowering_platforms=(platform,)).as_text("hlo")
+
+
+def convolves(settings, model):
+    """Return whether the networks have convolutions."""
+    return len(model.shape) == 3 or type(settings.model.network).__name__ == "ConvText"
 
 
 def convolutions(text):
@@ -96,11 +100,11 @@ def convolutions(text):
     return [re.fullmatch(r"b01f_01io->b01f", label) is None for label in labels]
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_a_step_lowers_to_the_platform(case, platform):
     settings, model = model_of(case)
-    text = lower(*step_of(case), platform)
+    text = lower(step_of(case), platform)
     penalties = getattr(settings.model, "penalties", {})
     lazy = {penalty.interval for penalty in penalties.values()} - {1}
     # The choice of a platform leaves no branch; a lazy penalty is one, and so is each use of an
@@ -109,7 +113,7 @@ def test_a_step_lowers_to_the_platform(case, platform):
     adaptive = "ada" in (getattr(settings.model, "augment", None) or "")
     assert branches > len(lazy) if adaptive else branches == len(lazy)
     permuted = convolutions(text)
-    assert bool(permuted) == (len(model.shape) == 3)
+    assert bool(permuted) == convolves(settings, model)
     assert any(permuted) == bool(permuted)
     if settings.train.precision == "bfloat16":
         made = re.findall(r"= (\w+)\[.* convolution\(", text)
@@ -118,31 +122,31 @@ def test_a_step_lowers_to_the_platform(case, platform):
         assert set(made) == ({"bf16", "f32"} if mixed else {"bf16"})
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_a_sampler_lowers_to_the_platform(case, platform):
-    _, model = model_of(case)
-    text = lower(*sampler_of(case), platform)
+    text = lower(sampler_of(case), platform)
     assert " conditional(" not in text
-    assert ("convolution(" in text) == (len(model.shape) == 3)
+    assert ("convolution(" in text) == convolves(*model_of(case))
 
 
 @pytest.mark.parametrize("case", ["conditional_dcgan", "wgan_gp", "vae"])
 def test_elsewhere_a_step_has_no_form_of_a_cpu(case, monkeypatch):
     def instructions():
-        step, inputs = step_of(case)
-        return Counter(re.findall(r"= (\S+ [\w-]+)\(", lower(step, inputs, "cuda")))
+        return Counter(re.findall(r"= (\S+ [\w-]+)\(", lower(step_of(case), "cuda")))
 
     chosen = instructions()
     model_of.cache_clear()
+    step_of.cache_clear()
     monkeypatch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
     only_default = instructions()
     model_of.cache_clear()
+    step_of.cache_clear()
     assert chosen == only_default
 
 
 @pytest.mark.parametrize("case", ["conditional_dcgan", "wgan_gp", "vae"])
 def test_on_a_cpu_the_same_step_has_no_permuted_convolution(case):
-    permuted = convolutions(lower(*step_of(case), "cpu"))
+    permuted = convolutions(lower(step_of(case), "cpu"))
     assert permuted
     assert not any(permuted)
