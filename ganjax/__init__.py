@@ -38,6 +38,7 @@ from ganjax.networks.layers import as_network
 from ganjax.penalties import Term
 from ganjax.players import adam, all_variables, init_player
 from ganjax.population import population
+from ganjax.safeguard import skip_non_finite
 from ganjax.seqgan import seqgan
 from ganjax.text_gan import text_gan
 from ganjax.trained import load
@@ -97,6 +98,7 @@ __all__ = [
     "population",
     "seqgan",
     "sharding",
+    "skip_non_finite",
     "step_key",
     "text_gan",
     "vae",

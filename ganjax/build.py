@@ -20,6 +20,7 @@ from ganjax.networks.standing import standing_statistics
 from ganjax.optimizers import cosine, first_layers, freeze, lazy_correction, make_optimizer
 from ganjax.penalties import DISCRIMINATOR_TERMS, GENERATOR_TERMS, Term
 from ganjax.run import RunDirectory
+from ganjax.safeguard import skip_non_finite
 from ganjax.types import Array, InputError, TrainState
 from ganjax.vae import LIKELIHOODS, reconstruct, vae
 
@@ -51,6 +52,8 @@ def build(settings: Config) -> Experiment:
             transfer = begin
     before = sum(phase.steps for phase in earlier)
     phases = (*earlier, Phase(model.algorithm, settings.train.steps - before, transfer))
+    if settings.train.on_divergence == "skip":
+        phases = tuple(p._replace(algorithm=skip_non_finite(p.algorithm)) for p in phases)
     return Experiment(settings, model, phases, train, held_out)
 
 

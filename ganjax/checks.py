@@ -14,7 +14,7 @@ def check(config: Config) -> None:
     train = config.train
     least = dict.fromkeys(("steps", "batch_size", "micro_batches", "log_every_steps"), 1)
     least |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps", "keep_last"), 1)
-    least |= {"seed": 0, "keep_best": 0}
+    least |= {"seed": 0, "keep_best": 0, "max_roll_backs": 0}
     values = {f"train.{name}": (getattr(train, name), bound) for name, bound in least.items()}
     # A spread of one sample is none.
     values["evaluation.num_samples"] = (config.evaluation.num_samples, 2)
@@ -50,6 +50,7 @@ def check(config: Config) -> None:
         "data.memory": (config.data.memory, ("auto", "device", "stream")),
         "train.precision": (train.precision, ("float32", "bfloat16")),
         "train.layout": (train.layout, ("jit", "shard_map")),
+        "train.on_divergence": (train.on_divergence, ("stop", "skip", "roll_back")),
     }
     for prefix, value in optimizers(config.model).items():
         choices[f"{prefix}.name"] = (value.name, ("adam", "rmsprop", "sgd"))

@@ -320,6 +320,11 @@ class Train:
     """Latest checkpoints kept."""
     keep_best: int = 1
     """Best checkpoints kept beside them, where evaluation.every_steps is set."""
+    on_divergence: str = "stop"
+    """What follows a loss, gradient or weight that is NaN or infinite: stop, skip (leave that step
+    out), or roll_back (to the last checkpoint, and on with other batches and random numbers)."""
+    max_roll_backs: int = 5
+    """Roll-backs of a run after which the next divergence stops it."""
     layout: str = "jit"
     """jit (sharded arrays) or shard_map, over all devices."""
     platform: str | None = None

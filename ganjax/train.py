@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
@@ -151,6 +152,8 @@ def _begin(experiment: Experiment, index: int, previous: TrainState | None) -> T
     # The compiler's last optimisations take a CPU seconds, for a program that runs once.
     quickly = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(phase.algorithm.init, compiler_options=quickly)(key)
+    if previous is not None:
+        state = state.replace(rollbacks=jnp.array(previous.rollbacks))
     return phase.transfer(state, previous) if phase.transfer else state
 
 
@@ -180,38 +183,14 @@ class _Training:
 
     def go(self, state: TrainState | None, metadata: Mapping[str, Any] | None) -> Result:
         """Train from a fresh state of the first phase, or from the checkpoint of `metadata`."""
-        settings, experiment = self.settings, self.experiment
-        total = sum(phase.steps for phase in experiment.phases)
-        first = int(metadata["phase"]) if metadata else 0
+        total = sum(phase.steps for phase in self.experiment.phases)
         with self.checkpoints, self.scores:
-            step = 0
             if metadata:
-                state = self._restore(experiment.phases[first])
-                step = sum(p.steps for p in experiment.phases[:first]) + int(state.step)
-            self.log = MetricsLog(self.run, step)
-            self.report.start(step, total, self.judge.unit)
+                state = self._restore(metadata)
+            self.log = MetricsLog(self.run, self._step(state))
+            self.report.start(self._step(state), total, self.judge.unit)
             try:
-                for self.phase in range(first, len(experiment.phases)):
-                    phase = experiment.phases[self.phase]
-                    offset = sum(p.steps for p in experiment.phases[: self.phase])
-                    if self.phase > first:
-                        state = _begin(experiment, self.phase, state)
-                    state = loop.fit(
-                        phase.algorithm,
-                        state,
-                        experiment.train,
-                        steps=offset + phase.steps,
-                        batch_size=settings.train.batch_size,
-                        seed=settings.train.seed,
-                        log_every_steps=settings.train.log_every_steps,
-                        callbacks=self._callbacks(phase.algorithm, total),
-                        save=self._save,
-                        save_every_steps=settings.train.checkpoint_every_steps,
-                        layout=settings.train.layout,
-                        memory=settings.data.memory,
-                        num_workers=settings.data.num_workers,
-                        first_step=offset,
-                    )
+                state = self._train(state, total)
                 self._deliver(wait=True)
                 if not self.figures and not self.settings.evaluation.every_steps:
                     self.scores.submit(total, state)
@@ -222,12 +201,6 @@ class _Training:
             except loop.StoppedError:
                 self._deliver(wait=True)
                 raise
-            except loop.DivergedError as error:
-                self._deliver(wait=True)
-                self.checkpoints.wait()
-                good = self.checkpoints.latest_step()
-                kept = f"the last good checkpoint is step {good}" if good else "nothing was saved"
-                raise loop.DivergedError(f"training diverged: {error}; {kept}") from error
             finally:
                 self.report.stop()
                 self.log.close()
@@ -241,14 +214,84 @@ class _Training:
             self.judge.unit,
         )
 
-    def _restore(self, phase):
-        like = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
-        state, metadata = self.checkpoints.restore(like)
-        if int(metadata["phase"]) != self.experiment.phases.index(phase):
+    def _train(self, state: TrainState, total: int) -> TrainState:
+        """Train all phases from a state of the current one, rolling back as the settings allow."""
+        roll_backs = int(state.rollbacks)
+        while True:
+            try:
+                return self._train_phases(state, total)
+            except loop.DivergedError as error:
+                self._deliver(wait=True)
+                self.checkpoints.wait()
+                good = self.checkpoints.latest_step()
+                kept = f"the last good checkpoint is step {good}" if good else "nothing was saved"
+                most = self.settings.train.max_roll_backs
+                rolls = self.settings.train.on_divergence == "roll_back"
+                if not rolls or roll_backs == most:
+                    kept += f"; rolled back {roll_backs} times" if rolls else ""
+                    raise loop.DivergedError(f"training diverged: {error}; {kept}") from error
+                roll_backs += 1
+                self.report.warn(
+                    f"{error}; going on from step {good or 0} with other batches and random "
+                    f"numbers (roll-back {roll_backs} of {most})"
+                )
+            state = self._rolled_back(roll_backs)
+
+    def _rolled_back(self, roll_backs: int) -> TrainState:
+        """Return the last sound state, or the first one, with another stream of random numbers."""
+        if self.checkpoints.steps():
+            state = self._restore(self.checkpoints.metadata())
+        else:
+            self.phase = 0
+            state = _begin(self.experiment, 0, None)
+        self.log.close()
+        self.log = MetricsLog(self.run, self._step(state))
+        # Logged on its own: the state that the next checkpoint holds counts it.
+        self._tell(loop.Progress(self._step(state), None, {"roll_backs": roll_backs}, 0.0), True)
+        return state.replace(rollbacks=jnp.full_like(state.rollbacks, roll_backs))
+
+    def _train_phases(self, state: TrainState, total: int) -> TrainState:
+        settings, experiment = self.settings, self.experiment
+        first = self.phase
+        for self.phase in range(first, len(experiment.phases)):
+            phase = experiment.phases[self.phase]
+            if self.phase > first:
+                state = _begin(experiment, self.phase, state)
+            state = loop.fit(
+                phase.algorithm,
+                state,
+                experiment.train,
+                steps=self._offset() + phase.steps,
+                batch_size=settings.train.batch_size,
+                seed=settings.train.seed,
+                log_every_steps=settings.train.log_every_steps,
+                callbacks=self._callbacks(total),
+                save=self._save,
+                save_every_steps=settings.train.checkpoint_every_steps,
+                layout=settings.train.layout,
+                memory=settings.data.memory,
+                num_workers=settings.data.num_workers,
+                first_step=self._offset(),
+            )
+        return state
+
+    def _offset(self) -> int:
+        """Return the steps of the phases before the current one."""
+        return sum(phase.steps for phase in self.experiment.phases[: self.phase])
+
+    def _step(self, state: TrainState) -> int:
+        return self._offset() + int(state.step)
+
+    def _restore(self, metadata: Mapping[str, Any]) -> TrainState:
+        """Return the state of the latest sound checkpoint, which should be of this phase."""
+        self.phase = int(metadata["phase"])
+        init = self.experiment.phases[self.phase].algorithm.init
+        state, metadata = self.checkpoints.restore(jax.eval_shape(init, jax.random.key(0)))
+        if int(metadata["phase"]) != self.phase:
             raise InputError(f"the latest sound checkpoint of {self.run.shown} is of another phase")
         return state
 
-    def _callbacks(self, algorithm, total):
+    def _callbacks(self, total):
         def log(progress):
             self.images_per_second = progress.images_per_second or self.images_per_second
             values = {**progress.metrics, "images_per_second": progress.images_per_second}

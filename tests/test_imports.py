@@ -25,6 +25,7 @@ FLOORS = [
         "autoregressive",
         "text_gan",
         "seqgan",
+        "safeguard",
     },
     {
         "sharding",
@@ -40,7 +41,7 @@ FLOORS = [
         "pictures",
         "projection",
     },
-    {"population", "loop", "run"},
+    {"population", "feed", "progress", "loop", "run"},
     {"build", "build_text", "checks", "config", "plain", "optimizers", "experiment"},
     {"train", "trained", "trained_text", "judging", "judging_text", "measure"},
     {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, start
 
-from ganjax import loop, sharding
+from ganjax import feed, sharding
 from ganjax.data import batch_indices
 from ganjax.data.dataset import in_memory
 from ganjax.loop import Callback, DivergedError, StoppedError, fit
@@ -133,16 +133,16 @@ def test_streamed_is_resident(per_step):
 @pytest.mark.parametrize("per_step", [1, 3])
 def test_large_examples_are_streamed_in_short_chunks(per_step, monkeypatch):
     step_bytes = per_step * BATCH_SIZE * COUNTED.arrays["image"][0].nbytes
-    monkeypatch.setattr(loop, "STREAM_BYTES", 2 * step_bytes + 1)
+    monkeypatch.setattr(feed, "STREAM_BYTES", 2 * step_bytes + 1)
     algorithm = recorder(per_step=per_step)
     state = run(algorithm, memory="stream", log_every_steps=5)
     assert_same_bits(state, run(recorder(per_step=per_step), memory="device"))
     assert len(algorithm.calls) == 1
     order = {"seed": 4, "rollbacks": 0, "batch_size": BATCH_SIZE}
-    feed = loop.make_feed(COUNTED, order, sharding.make_mesh(), algorithm, "stream", 0, 5)
-    with contextlib.closing(feed):
-        assert feed.most_steps == 2
-        _, inputs = feed.take(0, 1)
+    short = feed.make_feed(COUNTED, order, sharding.make_mesh(), algorithm, "stream", 0, 5)
+    with contextlib.closing(short):
+        assert short.most_steps == 2
+        _, inputs = short.take(0, 1)
         assert inputs["image"].shape[0] == 2
 
 
