@@ -99,13 +99,16 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
 def resume(directory: str, steps: int | None = None, report: Report | None = None) -> Result:
     """Go on with a run from its latest sound checkpoint.
 
+    One that was killed before its first checkpoint starts again, so that whoever restarts what was
+    killed needs no other command.
+
     Args:
       directory: of the run.
       steps: train until this step; by default what the run was started with.
       report: told what happens.
 
     Raises:
-      InputError: there is no run, it is in use, its data has changed, or there is no checkpoint.
+      InputError: there is no run, it is in use, its data has changed, or no checkpoint is sound.
     """
     started = time.perf_counter()
     run = RunDirectory(directory)
@@ -117,20 +120,29 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         )
     with run.locked():
         experiment = build(settings)
-        if experiment.train.fingerprint != record["data"]["fingerprint"]:
+        if experiment.train.fingerprint != record["data"].get("fingerprint"):
             raise InputError(
                 f"the data of {run.shown} has changed: {experiment.train.name} is not what the run "
                 "was trained on; bring it back, or start a new run with --train.init-from "
                 f"{run.shown}"
             )
         training = _Training(experiment, run, report or Silent(), started)
-        metadata = training.checkpoints.metadata()
-        done = int(metadata["step"])
+        metadata = training.latest_metadata(record)
+        done = int(metadata["step"]) if metadata else 0
         if steps is not None:
             if steps < done:
                 raise InputError(f"{run.shown} is at step {done} already, beyond {steps}")
             run.rewrite({**record, "config": config.to_json(settings)})
-        return training.go(None, metadata)
+        return training.go(None if metadata else _begin(experiment, 0, None), metadata)
+
+
+def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
+    """Yield what has another value, such as `train.seed was 0 and is 1`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in before.keys() & after.keys():
+            yield from _differences(before[key], after[key], f"{name}.{key}" if name else key)
+    elif before != after:
+        yield f"{name} was {before} and is {after}"
 
 
 def _record(experiment: Experiment) -> dict[str, Any]:
@@ -178,15 +190,43 @@ class _Training:
         self.images_per_second = 0.0
         self.phase = 0
 
+    def latest_metadata(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the metadata of where to go on, None at the start; tell what has changed since.
+
+        Raises:
+          InputError: all checkpoints are damaged, or gone.
+        """
+        if not self.checkpoints.steps():
+            logged = max((line["step"] for line in self.run.read_metrics()), default=0)
+            # The first is complete before the second begins: then this many steps are logged.
+            if logged > 2 * self.settings.train.checkpoint_every_steps:
+                raise InputError(
+                    f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
+                    "bring them back, or start again in a new --run-directory"
+                )
+            self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
+            return None
+        metadata = self.checkpoints.metadata()
+        changed = sorted(_differences(metadata.get("config"), record["config"]))
+        changed = [what for what in changed if not what.startswith("train.steps ")]
+        if changed:
+            self.report.warn(
+                f"config.json is not what step {metadata['step']} was trained with: "
+                + "; ".join(changed)
+            )
+        for what in sorted(_differences(metadata.get("versions"), versions())):
+            self.report.note(f"{what} since step {metadata['step']}: bits may come out otherwise")
+        return metadata
+
     def go(self, state: TrainState | None, metadata: Mapping[str, Any] | None) -> Result:
         """Train from a fresh state of the first phase, or from the checkpoint of `metadata`."""
         settings, experiment = self.settings, self.experiment
         total = sum(phase.steps for phase in experiment.phases)
-        first = int(metadata["phase"]) if metadata else 0
+        first = 0
         with self.checkpoints, self.scores:
             step = 0
             if metadata:
-                state = self._restore(experiment.phases[first])
+                state, first = self._restore()
                 step = sum(p.steps for p in experiment.phases[:first]) + int(state.step)
             self.log = MetricsLog(self.run, step)
             self.report.start(step, total, self.judge.unit)
@@ -220,6 +260,7 @@ class _Training:
                 picture = self._picture(state, total)
                 self._plot()
             except loop.StoppedError:
+                self.checkpoints.wait()  # before anything that may take longer than there is time
                 self._deliver(wait=True)
                 raise
             except loop.DivergedError as error:
@@ -241,12 +282,16 @@ class _Training:
             self.judge.unit,
         )
 
-    def _restore(self, phase):
-        like = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+    def _restore(self):
+        """Return the state of the latest sound checkpoint and the phase that it is of."""
+
+        def like(metadata):
+            # Going back may be going back to an earlier phase.
+            phase = self.experiment.phases[int(metadata["phase"])]
+            return jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+
         state, metadata = self.checkpoints.restore(like)
-        if int(metadata["phase"]) != self.experiment.phases.index(phase):
-            raise InputError(f"the latest sound checkpoint of {self.run.shown} is of another phase")
-        return state
+        return state, int(metadata["phase"])
 
     def _callbacks(self, algorithm, total):
         def log(progress):
@@ -280,6 +325,7 @@ class _Training:
             self.report.progress(progress)
 
     def _save(self, step, state):
+        self.run.check_held()
         metadata = {
             "step": step,
             "phase": self.phase,
@@ -299,12 +345,16 @@ class _Training:
                 figures = {}
             self.figures = figures or self.figures
             if figures:
-                self.run.add_evaluation(step, as_json(figures))
+                try:
+                    self.run.add_evaluation(step, as_json(figures))
+                except InputError as error:  # of the file; the figures are in the metrics as well
+                    self.report.warn(f"step {step}: {error}")
             values = {f"evaluation/{name}": figure.value for name, figure in figures.items()}
             self.checkpoints.add_metrics(step, values)
             self._tell(loop.Progress(step, None, values | held_out, 0.0), quietly)
 
     def _picture(self, state, step):
+        self.run.check_held()
         samples = self.judge.samples(state)
         path = self.run.path / "samples" / f"{step:07d}{self.judge.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
