@@ -4,8 +4,8 @@ A checkpoint is a directory named like its step (`1000`, or `1000.7` where step 
 again, as the seventh of all) with two Orbax items: `state`, the arrays by their names, and
 `record`, one JSON object with the metadata, the metrics and, for every leaf, its shape, dtype and
 digest; and, where scores came after the save, `metrics.json`. It appears under that name only when
-it is complete. Orbax keeps no checksum of array
-data: the digests are what makes damage visible.
+it is complete. Orbax keeps no checksum of array data: the digests are what makes damage visible.
+What was written is read back and compared before anything older is removed.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -24,11 +25,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ganjax.checkpoint_files import (
+    FORMAT,
     Checkpoint,
     DamagedError,
     barrier,
     cause,
+    damage_of_new,
+    everywhere,
     is_committed,
+    is_record,
     is_remote,
     place_of,
     read_state,
@@ -53,7 +58,9 @@ class Checkpointer:
     """Write and read the checkpoints of one run.
 
     Of the committed checkpoints, the last, the best and every n-th are kept; others are removed
-    after a newer one is committed. "Last" is by the order of writing: after a return to an
+    once a newer one is committed and proven: a thread has read all of it back from the disk (into
+    host memory, on process 0) and found the digests of what was saved. One that fails is named in
+    a warning, and everything older stays. "Last" is by the order of writing: after a return to an
     earlier step, what is written next is the latest, even where its step is smaller. One run at a
     time writes to a directory; with several processes every process makes the same calls.
 
@@ -103,7 +110,11 @@ class Checkpointer:
         self.best_metric, self.best_mode = best_metric, best_mode
         self.keep_every_steps = keep_every_steps
         self._writer: ocp.AsyncCheckpointer | None = None
+        self._prover: ThreadPoolExecutor | None = None
         self._pending: int | None = None  # the step that is being written
+        self._written: epath.Path | None = None  # where
+        self._proof: Future | None = None  # what is wrong with it, None if nothing
+        self._proven: set[str] = set()  # directory names: what lies there is as it was saved
         self._records: dict[str, dict] = {}  # by directory name; a committed one never changes
         self._damaged: set[str] = set()  # directory names
         self._held: set[int] = set()  # steps whose metrics are still to come
@@ -147,23 +158,32 @@ class Checkpointer:
         there = self._checkpoints()
         sequence = 1 + max((math.floor(place_of(c, there)) for c in there), default=0)
         record = {
+            "format": FORMAT,
             "step": int(step),
             "sequence": sequence,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
             "leaves": described(leaves),
             "metadata": metadata,
         }
-        items = {"record": ocp.args.JsonSave(sealed(record))}
+        sealed_record = sealed(record)
+        items = {"record": ocp.args.JsonSave(sealed_record)}
         stored = {path: without_key_type(leaf) for path, leaf in leaves.items() if leaf.size}
         if stored:  # Orbax does not write arrays of size zero
             items["state"] = ocp.args.PyTreeSave(nested(stored))
         try:
             if self._writer is None:
                 self._start_writer()
-            self._writer.save(self._new_path(step, sequence), ocp.args.Composite(**items))
+            elif not self.directory.exists():
+                self._make_again()
+            self._written = self._new_path(step, sequence)
+            self._writer.save(self._written, ocp.args.Composite(**items))
         except (OSError, ValueError) as error:
             raise self._failure(step, error) from error
         self._pending = step
+        shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in stored.items()}
+        self._proof = self._prover.submit(
+            self._finish, self._writer, self._written, sealed_record["record"], shapes
+        )
 
     def hold(self, step: int) -> None:
         """Keep the checkpoint of a step, where there is or will be one, until `add_metrics`.
@@ -205,7 +225,9 @@ class Checkpointer:
             self._remove_superseded()
 
     def wait(self) -> None:
-        """Wait until the running save is committed, then remove what need not be kept.
+        """Wait until the running save is committed and proven, then remove what need not be kept.
+
+        Warns where what was written is not what was saved; then nothing is removed.
 
         Raises:
           InputError: it could not be written. Nothing that was there before is lost.
@@ -214,14 +236,24 @@ class Checkpointer:
             return
         with quiet_leftovers():
             try:
-                self._writer.wait_until_finished()
+                damage = self._proof.result()
             except Exception as error:
                 step, self._pending = self._pending, None
                 failure = self._failure(step, error)
                 settle()
                 raise failure from error
         self._pending = None
-        self._remove_superseded()
+        if everywhere(damage is None):
+            self._proven.add(self._written.name)
+            self._remove_superseded()
+            return
+        self._damaged.add(self._written.name)
+        if damage:  # known where it was read
+            warnings.warn(
+                f"{self._written} is damaged as soon as it is written: {damage}; nothing older is "
+                "removed",
+                stacklevel=2,
+            )
 
     def steps(self) -> list[int]:
         """Return the steps that have a committed checkpoint, in increasing order."""
@@ -256,8 +288,9 @@ class Checkpointer:
         """Return a state and its metadata, bit for bit as they were saved.
 
         Args:
-          like: the tree to fill: arrays or `jax.ShapeDtypeStruct`. A leaf goes to its `sharding`,
-            to the default device where that is None.
+          like: the tree to fill: arrays or `jax.ShapeDtypeStruct`; or a function that makes it of
+            the metadata of the checkpoint that is read. A leaf goes to its `sharding`, to the
+            default device where that is None.
           step: which one; None is the latest, and where that is damaged, with a warning, the
             newest sound one.
 
@@ -290,6 +323,7 @@ class Checkpointer:
         finally:
             if self._writer is not None:
                 writer, self._writer = self._writer, None
+                self._prover.shutdown()
                 writer.close()
 
     def _start_writer(self) -> None:
@@ -298,6 +332,22 @@ class Checkpointer:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._prover = ThreadPoolExecutor(1, "ganjax-checkpoint-proof")
+
+    def _make_again(self) -> None:
+        """Go on where somebody has removed the checkpoints; not where the run itself is gone."""
+        if jax.process_index() == 0:
+            self.directory.mkdir(exist_ok=True)
+            warnings.warn(f"{self.directory} was removed, and is made again", stacklevel=3)
+        barrier("ganjax_checkpoint_directory")
+        for known in (self._records, self._damaged, self._proven):
+            known.clear()
+
+    @staticmethod
+    def _finish(writer, path: epath.Path, record: dict, shapes: Mapping) -> str | None:
+        """Wait for the commit and return what is wrong with it; in a thread, training goes on."""
+        writer.wait_until_finished()
+        return damage_of_new(path, record, shapes) if jax.process_index() == 0 else None
 
     def _new_path(self, step: int, sequence: int) -> epath.Path:
         taken = {path.name.split(".")[0] for path in self.directory.iterdir()}
@@ -323,8 +373,9 @@ class Checkpointer:
             if match and is_committed(path):
                 if path.name not in self._records:
                     with contextlib.suppress(OSError, ValueError):  # then it is damaged
-                        text = (path / "record" / "metadata").read_text()
-                        self._records[path.name] = unsealed(text)
+                        record = unsealed((path / "record" / "metadata").read_text())
+                        if is_record(record):
+                            self._records[path.name] = record
                     with contextlib.suppress(OSError, ValueError, KeyError):  # often not there
                         later = unsealed((path / _LATER_METRICS).read_text())
                         self._records[path.name]["metrics"] |= later
@@ -365,7 +416,9 @@ class Checkpointer:
         damage = []
         for checkpoint in self._candidates(step):
             try:
-                state = read_state(checkpoint, like, whole=whole)
+                made = callable(like) and checkpoint.record is not None
+                tree = like(checkpoint.record["metadata"]) if made else like
+                state = read_state(checkpoint, tree, whole=whole)
             except DamagedError as error:
                 self._damaged.add(checkpoint.path.name)
                 damage.append(f"{checkpoint.path} is damaged: {error}")
@@ -373,6 +426,8 @@ class Checkpointer:
             if damage:
                 text = f"{'; '.join(damage)}; went back to step {checkpoint.step}"
                 warnings.warn(text, stacklevel=3)
+            if whole:
+                self._proven.add(checkpoint.path.name)
             return state, copy.deepcopy(checkpoint.record["metadata"])
         others = self._sound()
         advice = f"step {others[-1].step} may be sound" if others else "no other one is there"
@@ -380,6 +435,8 @@ class Checkpointer:
 
     def _remove_superseded(self) -> None:
         sound = self._sound()
+        if sound and sound[-1].path.name not in self._proven:
+            return
         kept = sound[-self.keep_last :] + self._best(sound)[: self.keep_best]
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]

@@ -5,20 +5,26 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
 from ganjax.digest import (
     Path,
+    bytes_crc32,
     check_leaves,
     first_changed,
     named_leaves,
     nested,
     raw_target,
+    unsealed,
     with_key_type,
 )
 from ganjax.quiet import quiet_leftovers, settle
+from ganjax.types import InputError
+
+FORMAT = 1  # of records; what has none is of this one
 
 
 class DamagedError(Exception):
@@ -37,6 +43,14 @@ class Checkpoint(NamedTuple):
     path: epath.Path
     step: int
     record: dict | None
+
+
+def is_record(record: object) -> bool:
+    """Return whether a JSON value has what this library needs to know of a checkpoint."""
+    needed = {"sequence": int, "metrics": dict, "leaves": dict, "metadata": dict}
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in needed.items()
+    )
 
 
 def place_of(checkpoint: Checkpoint, others: list[Checkpoint]) -> float:
@@ -63,6 +77,12 @@ def read_state(checkpoint: Checkpoint, like: Any, *, whole: bool) -> Any:
     """
     if checkpoint.record is None:
         raise DamagedError("its record is missing or has changed")
+    written_as = checkpoint.record.get("format", FORMAT)
+    if written_as != FORMAT:
+        raise InputError(
+            f"{checkpoint.path} has format {written_as} and this ganjax reads format {FORMAT}: use "
+            "the version that wrote it"
+        )
     leaves, treedef = named_leaves(like)
     stored = checkpoint.record["leaves"]
     check_leaves(checkpoint.path, stored, leaves, whole=whole)
@@ -72,6 +92,34 @@ def read_state(checkpoint: Checkpoint, like: Any, *, whole: bool) -> Any:
     return jax.tree.unflatten(
         treedef, [with_key_type(arrays[path], leaf) for path, leaf in leaves.items()]
     )
+
+
+def damage_of_new(
+    path: epath.Path, record: Mapping[str, Any], shapes: Mapping[Path, jax.ShapeDtypeStruct]
+) -> str | None:
+    """Read a new checkpoint back into host memory and say what is wrong with it.
+
+    It takes no device memory and no other process, so that a thread of one process can do it.
+
+    Args:
+      path: of its directory.
+      record: what was written there.
+      shapes: of the arrays that were.
+    """
+    try:
+        if unsealed((path / "record" / "metadata").read_text()) != record:
+            return "its record has changed"
+        if not shapes:
+            return None
+        on_host = nested({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes})
+        what = ocp.args.PyTreeRestore(item=nested(shapes), restore_args=on_host)
+        arrays, _ = named_leaves(ocp.PyTreeCheckpointHandler().restore(path / "state", args=what))
+        for name in shapes:
+            if bytes_crc32(arrays[name]) != record["leaves"]["/".join(name)][2]:
+                return f"{'/'.join(name)} does not have the bits that were saved"
+    except Exception as error:  # whatever Orbax says of it, it cannot be relied on
+        return f"it cannot be read back ({cause(error)})"
+    return None
 
 
 def _read_arrays(
@@ -114,7 +162,10 @@ def is_remote(path: epath.Path) -> bool:
 def is_committed(path: epath.Path) -> bool:
     if is_remote(path):  # no renaming there: Orbax marks what is complete
         return (path / "commit_success.txt").exists()
-    return path.is_dir() and any(path.iterdir())
+    try:
+        return path.is_dir() and any(path.iterdir())
+    except PermissionError:
+        return True  # there is something, which counts as damaged
 
 
 def cause(error: Exception) -> str:
@@ -127,3 +178,10 @@ def cause(error: Exception) -> str:
 def barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def everywhere(answer: bool) -> bool:
+    """Return the answer of process 0 on every process."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))

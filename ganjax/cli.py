@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,9 @@ def _go(directory, start, name) -> int:
     console = Console()
     console.note(f"run directory: {shown}")
     try:
-        result = start(console)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: console.warn(str(message))
+            result = start(console)
     except loop.StoppedError as error:
         cause = signal.Signals(error.signal_number).name
         _say(f"{cause}: saved step {error.step}; continue with `{PROGRAM} resume {shown}`")
@@ -214,6 +217,11 @@ def _train_manual(shipped: dict[str, Path]) -> str:
         "",
         "  --run-directory DIR   where to write; by default runs/NAME, numbered where that exists",
         "  --dry-run             print the resolved configuration, parameters and FLOPs, and stop",
+        "",
+        "SIGTERM and SIGINT save the state and end with exit code 143 and 130. A training that was",
+        f"stopped or killed at any moment goes on with `{PROGRAM} resume DIR`, bit for bit as if",
+        "nothing had happened; before DIR/config.json is there, with the same command again.",
+        "Other exit codes: 0 done, 1 diverged, 2 bad input or a disk that cannot be written.",
         "",
         f"`{PROGRAM} train CONFIG --help` lists every field of a configuration with its default.",
         "",
@@ -341,6 +349,8 @@ def _sweep_manual() -> str:
 @dataclasses.dataclass(frozen=True)
 class ResumeOptions:
     """Go on with a run from its latest sound checkpoint, exactly where it was.
+
+    A run that was killed before its first checkpoint starts again from step 0.
 
     `ganjax resume runs/quickstart --train.steps 20000` trains it further than it was started for.
     """

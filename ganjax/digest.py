@@ -184,9 +184,14 @@ def _json_crc32(record: object) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def _crc32(array: jax.Array) -> int:
+def bytes_crc32(array: np.ndarray) -> int:
+    """Return the CRC-32 of an array's bytes in row-major order."""
     # As bytes, because bfloat16 has no buffer protocol.
-    return zlib.crc32(np.ascontiguousarray(_on_host(array)).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _crc32(array: jax.Array) -> int:
+    return bytes_crc32(_on_host(array))
 
 
 def _on_host(array: jax.Array) -> np.ndarray:

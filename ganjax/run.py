@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ from ganjax.loop import Callback, Progress
 from ganjax.types import InputError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+LOCK = "lock"
+# What a process leaves that was killed before there was a run.
+_BEFORE_A_RUN = {LOCK, f"{CONFIG}.new"}
 
 
 class RunDirectory:
@@ -32,6 +36,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike):
         name = os.fspath(path)
         self.path = epath.Path(name if "://" in name else os.path.abspath(name))
+        self._is_locked = False
 
     def __str__(self) -> str:
         return str(self.path)
@@ -49,23 +54,30 @@ class RunDirectory:
         return str(self.path) if relative.startswith("..") else relative
 
     def create(self, record: Mapping[str, Any]) -> None:
-        """Start a run: make the directory and write its configuration.
+        """Start a run: make the directory and write its configuration, at one stroke.
 
         Raises:
           InputError: there is a run already, or something else that a run would mix with.
         """
+        self._check_free()
+        with _disk_errors(self.shown):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self.locked():  # of two that start here at once, one becomes the run
+            self._check_free()
+            self.rewrite(record)
+
+    def _check_free(self) -> None:
         if (self.path / CONFIG).exists():
             raise InputError(
                 f"{self.shown} already holds a run; continue it with `ganjax resume {self.shown}` "
                 "or choose another --run-directory"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.path.exists():
+            return
+        if not self.path.is_dir() or any(p.name not in _BEFORE_A_RUN for p in self.path.iterdir()):
             raise InputError(
                 f"{self.shown} exists and is no run; choose an empty or a new --run-directory"
             )
-        with _disk_errors(self.shown):
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
 
     def record(self) -> dict[str, Any]:
         """Return what `create` wrote."""
@@ -75,9 +87,11 @@ class RunDirectory:
             raise InputError(f"{self.shown} holds no run: {CONFIG} is missing{hint}")
         try:
             record = json.loads(path.read_text())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.shown}/{CONFIG} is broken: {error}") from error
-        if not isinstance(record, dict) or "config" not in record or "data" not in record:
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(name), dict) for name in ("config", "data")
+        ):
             raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there")
         return record
 
@@ -106,7 +120,7 @@ class RunDirectory:
 
         with contextlib.ExitStack() as stack:
             with _disk_errors(self.shown):
-                handle = stack.enter_context(open(self.path / "lock", "a+"))
+                handle = stack.enter_context(open(self.path / LOCK, "a+"))
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -118,18 +132,51 @@ class RunDirectory:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            yield
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
+
+    def check_held(self) -> None:
+        """Look whether the run is still there and ours, before more is written, while `locked`.
+
+        Raises:
+          InputError: somebody has removed it, or another process has begun anew in its place.
+        """
+        if not self._is_locked:
+            return
+        if not (self.path / CONFIG).exists():
+            raise InputError(
+                f"{self.shown} was removed while it trained ({CONFIG} is gone); the training ends"
+            )
+        with contextlib.suppress(FileNotFoundError):  # without the file nobody else is here
+            holder = (self.path / LOCK).read_text()
+            if holder not in ("", str(os.getpid())):
+                raise InputError(
+                    f"{self.shown} was removed while it trained, and process {holder} has begun "
+                    "anew there; the training ends"
+                )
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Return the logged lines; a last line that was cut short is left out."""
+        """Return the logged lines, without what is no such line, as where one was cut short."""
+        return self._metrics()[0]
+
+    def _metrics(self) -> tuple[list[dict[str, float]], int]:
+        """Return the logged lines, and how many others there are, a last one cut short apart."""
         path = self.path / METRICS
         if not path.exists():
-            return []
-        lines = []
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return lines
+            return [], 0
+        try:
+            text = path.read_bytes().decode(errors="replace")
+        except OSError as error:
+            raise InputError(
+                f"{self.shown}/{METRICS} cannot be read ({error.strerror}); move it away"
+            ) from error
+        parsed = [_metrics_line(line) for line in text.splitlines()]
+        lines = [line for line in parsed if line is not None]
+        cut_short = bool(parsed) and parsed[-1] is None and not text.endswith("\n")
+        return lines, len(parsed) - len(lines) - cut_short
 
     def curves(self) -> dict[str, tuple[list[int], list[float]]]:
         """Return each logged quantity as (steps, values)."""
@@ -151,11 +198,25 @@ class RunDirectory:
         """Return what `add_evaluation` wrote, in its order."""
         path = self.path / EVALUATION
         try:
-            return json.loads(path.read_text()) if path.exists() else []
-        except ValueError as error:
+            entries = json.loads(path.read_text()) if path.exists() else []
+            if not isinstance(entries, list):
+                raise ValueError("it holds no list")
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.shown}/{EVALUATION} is broken: {error}; move it away"
             ) from error
+        return entries
+
+
+def _metrics_line(text: str) -> dict[str, float] | None:
+    """Return what a line says, None where it is no line of metrics."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return None if any(isinstance(value, str | dict) for value in line.values()) else line
 
 
 class MetricsLog:
@@ -167,7 +228,12 @@ class MetricsLog:
 
     def __init__(self, run: RunDirectory, first_step: int):
         self._run = run
-        kept = [line for line in run.read_metrics() if line["step"] <= first_step]
+        lines, strange = run._metrics()
+        if strange:
+            warnings.warn(
+                f"{run.shown}/{METRICS}: left out {strange} lines that are no metrics", stacklevel=2
+            )
+        kept = [line for line in lines if line["step"] <= first_step]
         with _disk_errors(run.shown):
             run._replace(METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             self._lines = (run.path / METRICS).open("a")

@@ -100,13 +100,16 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
 def resume(directory: str, steps: int | None = None, report: Report | None = None) -> Result:
     """Go on with a run from its latest sound checkpoint.
 
+    One that was killed before its first checkpoint starts again, so that whoever restarts what was
+    killed needs no other command.
+
     Args:
       directory: of the run.
       steps: train until this step; by default what the run was started with.
       report: told what happens.
 
     Raises:
-      InputError: there is no run, it is in use, its data has changed, or there is no checkpoint.
+      InputError: there is no run, it is in use, its data has changed, or no checkpoint is sound.
     """
     started = time.perf_counter()
     run = RunDirectory(directory)
@@ -118,20 +121,29 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         )
     with run.locked():
         experiment = build(settings)
-        if experiment.train.fingerprint != record["data"]["fingerprint"]:
+        if experiment.train.fingerprint != record["data"].get("fingerprint"):
             raise InputError(
                 f"the data of {run.shown} has changed: {experiment.train.name} is not what the run "
                 "was trained on; bring it back, or start a new run with --train.init-from "
                 f"{run.shown}"
             )
         training = _Training(experiment, run, report or Silent(), started)
-        metadata = training.checkpoints.metadata()
-        done = int(metadata["step"])
+        metadata = training.latest_metadata(record)
+        done = int(metadata["step"]) if metadata else 0
         if steps is not None:
             if steps < done:
                 raise InputError(f"{run.shown} is at step {done} already, beyond {steps}")
             run.rewrite({**record, "config": config.to_json(settings)})
-        return training.go(None, metadata)
+        return training.go(None if metadata else _begin(experiment, 0, None), metadata)
+
+
+def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
+    """Yield what has another value, such as `train.seed was 0 and is 1`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in before.keys() & after.keys():
+            yield from _differences(before[key], after[key], f"{name}.{key}" if name else key)
+    elif before != after:
+        yield f"{name} was {before} and is {after}"
 
 
 def _record(experiment: Experiment) -> dict[str, Any]:
@@ -181,12 +193,40 @@ class _Training:
         self.images_per_second = 0.0
         self.phase = 0
 
+    def latest_metadata(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the metadata of where to go on, None at the start; tell what has changed since.
+
+        Raises:
+          InputError: all checkpoints are damaged, or gone.
+        """
+        if not self.checkpoints.steps():
+            logged = max((line["step"] for line in self.run.read_metrics()), default=0)
+            # The first is complete before the second begins: then this many steps are logged.
+            if logged > 2 * self.settings.train.checkpoint_every_steps:
+                raise InputError(
+                    f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
+                    "bring them back, or start again in a new --run-directory"
+                )
+            self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
+            return None
+        metadata = self.checkpoints.metadata()
+        changed = sorted(_differences(metadata.get("config"), record["config"]))
+        changed = [what for what in changed if not what.startswith("train.steps ")]
+        if changed:
+            self.report.warn(
+                f"config.json is not what step {metadata['step']} was trained with: "
+                + "; ".join(changed)
+            )
+        for what in sorted(_differences(metadata.get("versions"), versions())):
+            self.report.note(f"{what} since step {metadata['step']}: bits may come out otherwise")
+        return metadata
+
     def go(self, state: TrainState | None, metadata: Mapping[str, Any] | None) -> Result:
         """Train from a fresh state of the first phase, or from the checkpoint of `metadata`."""
         total = sum(phase.steps for phase in self.experiment.phases)
         with self.checkpoints, self.scores:
             if metadata:
-                state = self._restore(metadata)
+                state = self._restore()
             self.log = MetricsLog(self.run, self._step(state))
             self.report.start(self._step(state), total, self.judge.unit)
             try:
@@ -199,6 +239,7 @@ class _Training:
                 picture = self._picture(state, total)
                 self._plot()
             except loop.StoppedError:
+                self.checkpoints.wait()  # before anything that may take longer than there is time
                 self._deliver(wait=True)
                 raise
             finally:
@@ -231,16 +272,17 @@ class _Training:
                     kept += f"; rolled back {roll_backs} times" if rolls else ""
                     raise loop.DivergedError(f"training diverged: {error}; {kept}") from error
                 roll_backs += 1
-                self.report.warn(
-                    f"{error}; going on from step {good or 0} with other batches and random "
-                    f"numbers (roll-back {roll_backs} of {most})"
-                )
+                why = str(error)
             state = self._rolled_back(roll_backs)
+            self.report.warn(
+                f"{why}; going on from step {self._step(state)} with other batches and random "
+                f"numbers (roll-back {roll_backs} of {most})"
+            )
 
     def _rolled_back(self, roll_backs: int) -> TrainState:
         """Return the last sound state, or the first one, with another stream of random numbers."""
         if self.checkpoints.steps():
-            state = self._restore(self.checkpoints.metadata())
+            state = self._restore()
         else:
             self.phase = 0
             state = _begin(self.experiment, 0, None)
@@ -282,13 +324,16 @@ class _Training:
     def _step(self, state: TrainState) -> int:
         return self._offset() + int(state.step)
 
-    def _restore(self, metadata: Mapping[str, Any]) -> TrainState:
-        """Return the state of the latest sound checkpoint, which should be of this phase."""
+    def _restore(self) -> TrainState:
+        """Return the state of the latest sound checkpoint, and make its phase the current one."""
+
+        def like(metadata):
+            # Going back may be going back to an earlier phase.
+            phase = self.experiment.phases[int(metadata["phase"])]
+            return jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+
+        state, metadata = self.checkpoints.restore(like)
         self.phase = int(metadata["phase"])
-        init = self.experiment.phases[self.phase].algorithm.init
-        state, metadata = self.checkpoints.restore(jax.eval_shape(init, jax.random.key(0)))
-        if int(metadata["phase"]) != self.phase:
-            raise InputError(f"the latest sound checkpoint of {self.run.shown} is of another phase")
         return state
 
     def _callbacks(self, total):
@@ -323,6 +368,7 @@ class _Training:
             self.report.progress(progress)
 
     def _save(self, step, state):
+        self.run.check_held()
         metadata = {
             "step": step,
             "phase": self.phase,
@@ -342,12 +388,16 @@ class _Training:
                 figures = {}
             self.figures = figures or self.figures
             if figures:
-                self.run.add_evaluation(step, as_json(figures))
+                try:
+                    self.run.add_evaluation(step, as_json(figures))
+                except InputError as error:  # of the file; the figures are in the metrics as well
+                    self.report.warn(f"step {step}: {error}")
             values = {f"evaluation/{name}": figure.value for name, figure in figures.items()}
             self.checkpoints.add_metrics(step, values)
             self._tell(loop.Progress(step, None, values | held_out, 0.0), quietly)
 
     def _picture(self, state, step):
+        self.run.check_held()
         samples = self.judge.samples(state)
         path = self.run.path / "samples" / f"{step:07d}{self.judge.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -288,7 +288,11 @@ def test_a_run_of_another_configuration(refused, run, tmp_path):
     assert '"generator_width": 2' in text
     path.write_text(text.replace('"generator_width": 2', '"generator_width": 3'))
     for command in ("resume", "sample"):
-        prelude = ["run directory: run"] if command == "resume" else []
+        prelude = []
+        if command == "resume":
+            what = "model.network.generator_width was 2 and is 3"
+            warning = f"warning: config.json is not what step 4 was trained with: {what}"
+            prelude = ["run directory: run", warning]
         sentence = refused(command, run, prelude=prelude)
         assert "was expected; restore it with the configuration in its metadata" in sentence
 
@@ -314,9 +318,10 @@ def test_fewer_steps_than_there_are(refused, run):
 def test_a_run_without_checkpoints(refused, run, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert "expected a checkpoint, and there is none" in refused("sample", run)
-    assert "expected a checkpoint, and there is none" in refused(
-        "resume", run, prelude=["run directory: run"]
-    )
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 100, "loss/generator": 1.0}\n')
+    sentence = refused("resume", run, prelude=["run directory: run"])
+    assert "checkpoints has no checkpoint although step 100 is logged: bring them back" in sentence
 
 
 def cut_short(step, run):

@@ -24,7 +24,7 @@ def run(tmp_path):
 
 def test_create_and_record(run):
     assert run.record() == RECORD
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "lock"}
 
 
 def test_an_empty_directory_will_do(tmp_path):
@@ -78,7 +78,7 @@ def test_no_record(tmp_path):
 def test_rewrite(run):
     run.rewrite({**RECORD, "more": 1})
     assert run.record() == {**RECORD, "more": 1}
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "lock"}
 
 
 def test_one_process_at_a_time(run):
