@@ -8,6 +8,7 @@ it is complete. Orbax keeps no checksum of array data: the digests are what make
 What was written is read back and compared before anything older is removed.
 """
 
+import concurrent.futures
 import contextlib
 import copy
 import json
@@ -28,13 +29,14 @@ from ganjax.checkpoint_files import (
     FORMAT,
     Checkpoint,
     DamagedError,
+    all_agree,
     barrier,
     cause,
     damage_of_new,
-    everywhere,
     is_committed,
     is_record,
     is_remote,
+    of_first,
     place_of,
     read_state,
 )
@@ -156,7 +158,7 @@ class Checkpointer:
         self.wait()
         leaves, _ = named_leaves(state)
         there = self._checkpoints()
-        sequence = 1 + max((math.floor(place_of(c, there)) for c in there), default=0)
+        sequence = of_first(1 + max((math.floor(place_of(c, there)) for c in there), default=0))
         record = {
             "format": FORMAT,
             "step": int(step),
@@ -195,6 +197,8 @@ class Checkpointer:
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note what became known of a checkpoint after it was saved; nothing where there is none.
 
+        Of several processes only the first need call it.
+
         Args:
           step: of the checkpoint.
           metrics: what `best_metric` is looked up in.
@@ -202,8 +206,12 @@ class Checkpointer:
         Raises:
           InputError: it could not be written.
         """
+        alone = jax.process_count() == 1
         if self._pending == step:
-            self.wait()
+            if alone:
+                self.wait()
+            else:  # what else `wait` does needs the others
+                concurrent.futures.wait([self._proof])
         self._held.discard(step)
         named = [checkpoint for checkpoint in self._checkpoints() if checkpoint.step == step]
         if not named or named[-1].record is None:
@@ -221,7 +229,7 @@ class Checkpointer:
                 f"{named[-1].path}: metrics could not be written ({cause(error)})"
             ) from error
         record["metrics"] = known
-        if self._pending is None:  # else after the running save
+        if self._pending is None and alone:  # else after the running save, by all
             self._remove_superseded()
 
     def wait(self) -> None:
@@ -243,7 +251,7 @@ class Checkpointer:
                 settle()
                 raise failure from error
         self._pending = None
-        if everywhere(damage is None):
+        if all_agree(damage is None):
             self._proven.add(self._written.name)
             self._remove_superseded()
             return
@@ -351,7 +359,8 @@ class Checkpointer:
 
     def _new_path(self, step: int, sequence: int) -> epath.Path:
         taken = {path.name.split(".")[0] for path in self.directory.iterdir()}
-        return self.directory / (f"{step}.{sequence}" if str(step) in taken else f"{step}")
+        again = of_first(str(step) in taken)
+        return self.directory / (f"{step}.{sequence}" if again else f"{step}")
 
     def _failure(self, step: int, error: Exception) -> InputError:
         """Remove what is left of a failed save and say what happened."""
@@ -415,13 +424,17 @@ class Checkpointer:
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
         damage = []
         for checkpoint in self._candidates(step):
+            wrong = None
             try:
                 made = callable(like) and checkpoint.record is not None
                 tree = like(checkpoint.record["metadata"]) if made else like
                 state = read_state(checkpoint, tree, whole=whole)
             except DamagedError as error:
+                wrong = str(error)
+            if not all_agree(wrong is None):
                 self._damaged.add(checkpoint.path.name)
-                damage.append(f"{checkpoint.path} is damaged: {error}")
+                wrong = wrong or "another process could not read it"
+                damage.append(f"{checkpoint.path} is damaged: {wrong}")
                 continue
             if damage:
                 text = f"{'; '.join(damage)}; went back to step {checkpoint.step}"

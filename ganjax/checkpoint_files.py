@@ -180,8 +180,15 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def everywhere(answer: bool) -> bool:
-    """Return the answer of process 0 on every process."""
+def all_agree(answer: bool) -> bool:
+    """Return whether every process says yes."""
     if jax.process_count() == 1:
         return answer
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(answer))))
+
+
+def of_first(number: int) -> int:
+    """Return the number that process 0 has."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganjax import processes
 from ganjax.arguments import PROGRAM, check_flags, check_numbers, parse, parse_values, read
 from ganjax.explore import classes, mix, project, truncation
 from ganjax.portable import convert, export
 from ganjax.prepare import data
+from ganjax.processes import ProcessOptions
 from ganjax.samples import interpolate, sample
 from ganjax.scores import evaluate, neighbors, path_length, weights
 from ganjax.types import InputError
@@ -115,7 +117,7 @@ def _use_platform(name: str | None) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(ProcessOptions):
     """What `train` takes beside the fields of a configuration."""
 
     run_directory: str | None = None
@@ -138,6 +140,14 @@ def train(arguments: list[str]) -> int:
         print(_train_manual(config.shipped()))
         return 0 if arguments else 2
     settings, options = _configured("train", arguments, TrainOptions)
+    if processes.several(options) and not options.dry_run:
+        if options.run_directory is None:
+            raise InputError(
+                "several processes need the same --run-directory, on a disk that all of them see"
+            )
+        if not processes.is_child():
+            return processes.supervise(["train", *arguments], options.run_directory, options)
+        processes.join(options)
     _use_platform(settings.train.platform)
     if options.dry_run:
         print_plan(build(settings))
@@ -174,11 +184,17 @@ def _configured(command: str, arguments: list[str], extra: type) -> tuple[Any, A
 
 
 def _go(directory, start, name) -> int:
+    import jax
+
     from ganjax import loop
     from ganjax.report import Console, print_result
     from ganjax.run import RunDirectory
+    from ganjax.train import Silent
 
     shown = RunDirectory(directory).shown
+    if jax.process_index() != 0:  # the first one speaks for all
+        start(Silent())
+        return 0
     console = Console()
     console.note(f"run directory: {shown}")
     try:
@@ -212,10 +228,14 @@ def _describe(settings: Any, command: str, name: str) -> str:
 def _train_manual(shipped: dict[str, Path]) -> str:
     lines = [
         f"usage: {PROGRAM} train CONFIG [--FIELD VALUE ...] [--run-directory DIR] [--dry-run]",
+        "                    [--coordinator HOST:PORT --num-processes N --process-id I]",
         "",
         inspect.getdoc(train),
         "",
         "  --run-directory DIR   where to write; by default runs/NAME, numbered where that exists",
+        "  --coordinator, --num-processes, --process-id, --patience-seconds",
+        "                        train by several processes, on one machine or many: the same",
+        "                        command in each; none of them under SLURM, Open MPI, on TPU pods",
         "  --dry-run             print the resolved configuration, parameters and FLOPs, and stop",
         "",
         "SIGTERM and SIGINT save the state and end with exit code 143 and 130. A training that was",
@@ -347,7 +367,7 @@ def _sweep_manual() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class ResumeOptions:
+class ResumeOptions(ProcessOptions):
     """Go on with a run from its latest sound checkpoint, exactly where it was.
 
     A run that was killed before its first checkpoint starts again from step 0.
@@ -374,6 +394,10 @@ def resume(arguments: list[str]) -> int:
     from ganjax.run import RunDirectory
 
     settings = config.from_json(RunDirectory(run).record()["config"])
+    if processes.several(options):
+        if not processes.is_child():
+            return processes.supervise(["resume", *arguments], run, options)
+        processes.join(options)
     _use_platform(settings.train.platform)
     return _go(run, lambda report: training.resume(run, options.train.steps, report), settings.name)
 

@@ -47,8 +47,11 @@ def make_feed(
     """Keep a data set on the device and gather there, or stream it from the host."""
     per_step = algorithm.batches_per_step
     split = NamedSharding(mesh, PartitionSpec(None, *sharding.batch_spec(per_step)))
+    share = sharding.own_share(order["batch_size"], mesh)
     on_device = dataset.arrays is not None and (
-        memory == "device" or (memory == "auto" and _num_bytes(dataset) <= DEVICE_BYTES)
+        # Several processes read their shares, each its own.
+        memory == "device"
+        or (memory == "auto" and _num_bytes(dataset) <= DEVICE_BYTES and not mesh.is_multi_process)
     )
     if memory == "device" and dataset.arrays is None:
         raise InputError(f"{dataset.name} does not fit in memory; set data.memory to stream")
@@ -62,7 +65,11 @@ def make_feed(
         missing = most_steps * per_step - len(array)
         if missing:
             array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-        return jax.device_put(array.reshape(*lead, *array.shape[1:]), split)
+        array = array.reshape(*lead, *array.shape[1:])
+        if mesh.is_multi_process:
+            whole = (*lead, order["batch_size"], *array.shape[len(lead) + 1 :])
+            return jax.make_array_from_process_local_data(split, array, whole)
+        return jax.device_put(array, split)
 
     if on_device:
         resident = sharding.replicate(dataset.arrays, mesh)
@@ -74,7 +81,7 @@ def make_feed(
                 num_batches=num_steps * per_step,
                 **order,
             )
-            return resident, padded(indices.astype(np.int32))
+            return resident, padded(indices[:, share].astype(np.int32))
 
         def batch(resident, indices):
             gathered = {name: array[indices] for name, array in resident.items()}
@@ -84,7 +91,7 @@ def make_feed(
 
         return Feed(take, batch, lambda: None, most_steps)
 
-    stream = BatchStream(dataset, num_workers=num_workers, **order)
+    stream = BatchStream(dataset, num_workers=num_workers, share=share, **order)
 
     def take_streamed(first_step, num_steps):
         batches = stream.take(first_step * per_step, num_steps * per_step)

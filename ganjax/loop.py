@@ -6,6 +6,7 @@ serves chunks of any length, so callbacks may have any cadence.
 """
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ganjax import axes, sharding
@@ -20,6 +23,9 @@ from ganjax.data import Dataset
 from ganjax.feed import Feed, make_feed
 from ganjax.progress import Callback, Clock, DivergedError, Log, Progress
 from ganjax.types import Algorithm, TrainState
+
+# Counts on from one training of this process to the next, as JAX wants it.
+_dispatches = itertools.count()
 
 
 class StoppedError(Exception):
@@ -63,7 +69,9 @@ def fit(
       callbacks: see `Callback`.
       save: called with a sound state, at the cadence below, at the end and before stopping.
       save_every_steps: steps between two calls of `save`; None for the end only.
-      mesh: devices; by default all, or those that a population spreads its members over.
+      mesh: devices; by default all, those of other processes included, or those that a population
+        spreads its members over. With several processes every process makes the same call, reads
+        its share of each batch, and has to do the same in `save` and in callbacks on the state.
       layout: "jit" or "shard_map".
       memory: "device" (all examples in device memory), "stream" (from the host), or "auto".
       num_workers: processes that decode a streamed data set.
@@ -92,17 +100,22 @@ def fit(
     step = saved = int(state.step) + first_step
     if not int(state.step):
         saved = None
-    state = jax.device_put(state, _placement(state, mesh), may_alias=False)
+    several = mesh.is_multi_process
+    if several:
+        state = sharding.replicate(state, mesh)
+    else:
+        state = jax.device_put(state, _placement(state, mesh), may_alias=False)
     with contextlib.ExitStack() as stack:
         feed = make_feed(dataset, order, mesh, algorithm, memory, num_workers, log_every_steps)
         stack.callback(feed.close)
         run_chunk = compile_chunk(algorithm, mesh, layout, feed, _placement(state, mesh))
-        signals = stack.enter_context(caught_signals())
+        signals = [] if several else stack.enter_context(caught_signals())
         clock = Clock(batch_size * algorithm.batches_per_step)
         log = Log(callbacks, clock, log_every_steps)
         cadences = {c.every_steps for c in callbacks if c.every_steps is not None}
         cadences |= {log_every_steps, save_every_steps or steps}
-        chunk = 1  # the first dispatch compiles; later ones grow while they are quick
+        chunk = agreed = 1  # the first dispatch compiles; later ones grow while they are quick
+        dispatches = 0
 
         def save_now():
             nonlocal saved
@@ -119,7 +132,16 @@ def fit(
             state, metrics = run_chunk(state, *feed.take(step - first_step, chunk), chunk)
             log.push(step, chunk, metrics)
             step += chunk
+            dispatches += 1
             chunk = clock.next_chunk(feed.most_steps)
+            if several:
+                # All have to dispatch the same; asking costs a wait, so it is asked ever less.
+                if dispatches & (dispatches - 1) == 0:
+                    agreed = int(multihost_utils.broadcast_one_to_all(np.int32(chunk)))
+                chunk = agreed
+                # JAX passes a SIGTERM to any process on, and lets all stop at the same dispatch.
+                if multihost_utils.reached_preemption_sync_point(next(_dispatches)):
+                    signals.append(signal.SIGTERM)
             if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
                 # Virtual devices that share cores deadlock when several programs are in flight.
                 jax.block_until_ready(metrics)

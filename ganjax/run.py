@@ -27,11 +27,14 @@ from ganjax.types import InputError
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 LOCK = "lock"
 # What a process leaves that was killed before there was a run.
-_BEFORE_A_RUN = {LOCK, f"{CONFIG}.new"}
+_BEFORE_A_RUN = {LOCK, f"{CONFIG}.new", "processes"}
 
 
 class RunDirectory:
-    """A directory on a disk, or in a bucket where `etils.epath` has support for it."""
+    """A directory on a disk, or in a bucket where `etils.epath` has support for it.
+
+    Of several processes that train one run the first one writes; the others' calls do nothing.
+    """
 
     def __init__(self, path: str | os.PathLike):
         name = os.fspath(path)
@@ -59,6 +62,8 @@ class RunDirectory:
         Raises:
           InputError: there is a run already, or something else that a run would mix with.
         """
+        if jax.process_index() != 0:
+            return
         self._check_free()
         with _disk_errors(self.shown):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -101,6 +106,8 @@ class RunDirectory:
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file at one stroke: a killed process leaves the old one or the new one."""
+        if jax.process_index() != 0:
+            return
         with _disk_errors(self.shown):
             temporary = self.path / (name + ".new")
             temporary.write_text(text)
@@ -113,7 +120,7 @@ class RunDirectory:
         Raises:
           InputError: another process is training here.
         """
-        if "://" in str(self.path) or os.name != "posix":
+        if "://" in str(self.path) or os.name != "posix" or jax.process_index() != 0:
             yield
             return
         import fcntl
@@ -217,6 +224,16 @@ def _metrics_line(text: str) -> dict[str, float] | None:
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):
         return None
     return None if any(isinstance(value, str | dict) for value in line.values()) else line
+
+
+class NoLog:
+    """What `MetricsLog` is where another process writes."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricsLog:

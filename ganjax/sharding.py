@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ganjax import axes
@@ -32,9 +34,56 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Put a copy of every leaf on every device of the mesh; the original stays usable."""
+    """Put a copy of every leaf on every device of the mesh; the original stays usable.
+
+    Where the mesh spans several processes, all of them make this call: arrays of one process take
+    the values that process 0 has, global arrays are copied. NumPy arrays have to be the same
+    everywhere.
+    """
+    place = NamedSharding(mesh, PartitionSpec())
+    if mesh.is_multi_process:
+        return jax.tree.map(lambda leaf: _everywhere(leaf, place), tree)
     # Without the copy the leaf on the first device would be the original, and donated with it.
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()), may_alias=False)
+    return jax.device_put(tree, place, may_alias=False)
+
+
+def _everywhere(leaf: Any, place: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(jnp.copy, out_shardings=place)(leaf)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _everywhere(jax.random.key_data(leaf), place)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array):
+        leaf = np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(leaf)))
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
+
+
+def own_copy(tree: Any) -> Any:
+    """Return replicated arrays as this process has them, on its first device, for its own use."""
+
+    def take(leaf):
+        return leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+
+    return jax.tree.map(take, tree)
+
+
+def shapes_on(shapes: Any, mesh: Mesh) -> Any:
+    """Return shapes that say that each array lies on every device of a mesh of many processes."""
+    if not mesh.is_multi_process:
+        return shapes
+    place = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
+
+
+def own_share(batch_size: int, mesh: Mesh) -> slice:
+    """Return which examples of a global batch this process's devices train on."""
+    place = NamedSharding(mesh, batch_spec())
+    indices = place.addressable_devices_indices_map((batch_size,)).values()
+    bounds = [index.indices(batch_size)[:2] for (index,) in indices]
+    share = slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+    if share.stop - share.start != batch_size // mesh.shape[AXIS] * len(bounds):
+        raise ValueError("the devices of a process have to be neighbours in the mesh")
+    return share
 
 
 def batch_spec(batches_per_step: int = 1) -> PartitionSpec:

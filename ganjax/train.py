@@ -18,7 +18,7 @@ from ganjax.config import Config
 from ganjax.experiment import Experiment
 from ganjax.judging import Judge, as_json, judge_of
 from ganjax.judging_text import TextJudge
-from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
+from ganjax.run import MetricsLog, NoLog, RunDirectory, device_name, versions, wandb_callback
 from ganjax.types import InputError, TrainState
 
 
@@ -165,6 +165,7 @@ def _begin(experiment: Experiment, index: int, previous: TrainState | None) -> T
     quickly = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(phase.algorithm.init, compiler_options=quickly)(key)
     if previous is not None:
+        previous = sharding.own_copy(previous)
         state = state.replace(rollbacks=jnp.array(previous.rollbacks))
     return phase.transfer(state, previous) if phase.transfer else state
 
@@ -186,12 +187,14 @@ class _Training:
         )
         self.judge = judge_of(experiment)
         self.wandb = None
-        if settings.train.wandb_project is not None:
+        if settings.train.wandb_project is not None and jax.process_index() == 0:
             self.wandb = wandb_callback(settings.train.wandb_project, run, config.to_json(settings))
         self.scores = Scores(self.judge)
         self.figures: Mapping[str, evaluation.Figure] = {}
         self.images_per_second = 0.0
         self.phase = 0
+        # Of several processes the first one logs, shows and scores.
+        self.tells = jax.process_index() == 0
 
     def latest_metadata(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the metadata of where to go on, None at the start; tell what has changed since.
@@ -227,13 +230,13 @@ class _Training:
         with self.checkpoints, self.scores:
             if metadata:
                 state = self._restore()
-            self.log = MetricsLog(self.run, self._step(state))
+            self._open_log(state)
             self.report.start(self._step(state), total, self.judge.unit)
             try:
                 state = self._train(state, total)
                 self._deliver(wait=True)
-                if not self.figures and not self.settings.evaluation.every_steps:
-                    self.scores.submit(total, state)
+                if self.tells and not self.figures and not self.settings.evaluation.every_steps:
+                    self.scores.submit(total, sharding.own_copy(state))
                     self._deliver(wait=True, quietly=True)
                 self.checkpoints.wait()
                 picture = self._picture(state, total)
@@ -279,6 +282,9 @@ class _Training:
                 f"numbers (roll-back {roll_backs} of {most})"
             )
 
+    def _open_log(self, state: TrainState) -> None:
+        self.log = MetricsLog(self.run, self._step(state)) if self.tells else NoLog()
+
     def _rolled_back(self, roll_backs: int) -> TrainState:
         """Return the last sound state, or the first one, with another stream of random numbers."""
         if self.checkpoints.steps():
@@ -287,7 +293,7 @@ class _Training:
             self.phase = 0
             state = _begin(self.experiment, 0, None)
         self.log.close()
-        self.log = MetricsLog(self.run, self._step(state))
+        self._open_log(state)
         # Logged on its own: the state that the next checkpoint holds counts it.
         self._tell(loop.Progress(self._step(state), None, {"roll_backs": roll_backs}, 0.0), True)
         return state.replace(rollbacks=jnp.full_like(state.rollbacks, roll_backs))
@@ -330,7 +336,8 @@ class _Training:
         def like(metadata):
             # Going back may be going back to an earlier phase.
             phase = self.experiment.phases[int(metadata["phase"])]
-            return jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+            shapes = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+            return sharding.shapes_on(shapes, sharding.make_mesh())
 
         state, metadata = self.checkpoints.restore(like)
         self.phase = int(metadata["phase"])
@@ -348,9 +355,10 @@ class _Training:
                 self._picture(progress.state, progress.step)
 
         def score(progress):
-            self._deliver()
-            self.checkpoints.hold(progress.step)
-            self.scores.submit(progress.step, progress.state)
+            if self.tells:
+                self._deliver()
+                self.checkpoints.hold(progress.step)
+                self.scores.submit(progress.step, sharding.own_copy(progress.state))
 
         callbacks = [
             loop.Callback(log),
@@ -397,6 +405,9 @@ class _Training:
             self._tell(loop.Progress(step, None, values | held_out, 0.0), quietly)
 
     def _picture(self, state, step):
+        if not self.tells:
+            return ""
+        state = sharding.own_copy(state)
         self.run.check_held()
         samples = self.judge.samples(state)
         path = self.run.path / "samples" / f"{step:07d}{self.judge.suffix}"

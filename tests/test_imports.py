@@ -54,6 +54,7 @@ FLOORS = [
         "portable",
         "convert",
         "sweep",
+        "processes",
         "cli",
         "__main__",
     },

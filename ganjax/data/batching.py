@@ -96,6 +96,7 @@ class BatchStream:
         needs the usual `if __name__ == "__main__":` around its main part.
       prefetch_batches: how many batches are read ahead; by default up to 64, as far as they take
         less than 512 MiB.
+      share: which examples of each batch are read; by default all.
       timeout_seconds: how long to wait for one batch.
 
     >>> from ganjax.data.points import ring
@@ -113,15 +114,17 @@ class BatchStream:
         rollbacks: int = 0,
         num_workers: int = 0,
         prefetch_batches: int | None = None,
+        share: slice = slice(None),
         timeout_seconds: float = 600.0,
     ):
         self.dataset = dataset
         self._order = {"seed": seed, "rollbacks": rollbacks, "batch_size": batch_size}
         batch_indices(dataset.num_examples, first_batch=0, num_batches=0, **self._order)
+        self._share, self._share_size = share, len(range(batch_size)[share])
         self._num_workers = 0 if dataset.arrays is not None else num_workers
         if prefetch_batches is None:
             prefetch_batches = max(
-                2, min(64, _READ_AHEAD_BYTES // batch_bytes(dataset, batch_size))
+                2, min(64, _READ_AHEAD_BYTES // batch_bytes(dataset, self._share_size))
             )
         self._prefetch_batches = prefetch_batches
         self._timeout_seconds = timeout_seconds
@@ -131,7 +134,7 @@ class BatchStream:
         self._next = 0
 
     def take(self, first_batch: int, num_batches: int) -> dict[str, np.ndarray]:
-        """Return batches as arrays (num_batches, batch_size, ...).
+        """Return batches, or their shares, as arrays (num_batches, batch_size, ...).
 
         In order (each call starts where the last one ended) the batches have been read ahead; any
         other call starts over from there.
@@ -144,7 +147,7 @@ class BatchStream:
             self._forget()
             self._next = first_batch
         batches = {
-            name: np.empty((num_batches, self._order["batch_size"], *shape), dtype)
+            name: np.empty((num_batches, self._share_size, *shape), dtype)
             for name, (shape, dtype) in self.dataset.features.items()
         }
         for i in range(num_batches):
@@ -184,7 +187,7 @@ class BatchStream:
                 first_batch=self._next + len(self._pending),
                 num_batches=1,
                 **self._order,
-            )[0]
+            )[0, self._share]
             self._pending.append(self._submit(indices))
 
     def _submit(self, indices: np.ndarray) -> concurrent.futures.Future:

@@ -1,0 +1,308 @@
+"""One run trained by several processes: starting them, and noticing when one of them is lost.
+
+The command that a person or a scheduler starts on each machine is a supervisor. It imports no
+device: it starts the training as a child, passes signals on, and tells the other supervisors
+through small files in the run directory that its child is well. So a child that is killed, that JAX
+aborts because another one is gone, or that stands still ends everywhere in a sentence, within a
+time that is known, and with an exit code that a scheduler can start again on.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from ganjax.types import InputError
+
+LOST = 75  # what sysexits.h calls a temporary failure: start again
+FOLDER = "processes"
+_PIPE = "GANJAX_SUPERVISOR_PIPE"
+_BEAT_SECONDS = 1.0
+# How long a child may take to end by itself once another one has ended badly.
+_GRACE_SECONDS = 10.0
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """How a command becomes one of several processes; see docs/reliability.md."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, the same in every process."""
+    num_processes: int | None = None
+    """How many processes train together; found out under SLURM, Open MPI and on TPU pods."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+    patience_seconds: float = 60.0
+    """How long a process may not answer before the others end."""
+
+
+def several(options: ProcessOptions) -> bool:
+    """Return whether a command is to be one of several processes.
+
+    Raises:
+      InputError: some of the three flags are missing, or make no sense.
+    """
+    flags = (options.coordinator, options.num_processes, options.process_id)
+    if options.num_processes == 1 and flags[2] in (None, 0):
+        return False
+    if not options.patience_seconds >= 2:
+        raise InputError(f"--patience-seconds has to be 2 or more, got {options.patience_seconds}")
+    if flags == (None, None, None):
+        return _in_a_cluster(os.environ)
+    if None in flags:
+        raise InputError(
+            "several processes need all of --coordinator HOST:PORT, --num-processes and "
+            "--process-id, or none of them under SLURM, Open MPI or on a TPU pod"
+        )
+    host, _, port = options.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(
+            f"--coordinator is {options.coordinator!r}, expected HOST:PORT of process 0"
+        )
+    if not 0 <= options.process_id < options.num_processes:
+        raise InputError(
+            f"--process-id is {options.process_id}, expected 0 to {options.num_processes - 1}"
+        )
+    return True
+
+
+def _in_a_cluster(environment: Mapping[str, str]) -> bool:
+    """Return whether a scheduler has started several processes that JAX can find by itself."""
+    if all(name in environment for name in _SLURM):
+        return int(environment["SLURM_NTASKS"]) > 1
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")
+    return "," in hosts
+
+
+def is_child() -> bool:
+    """Return whether a supervisor has started this process."""
+    return _PIPE in os.environ
+
+
+def join(options: ProcessOptions) -> None:
+    """Become one of several processes; before anything asks for a device.
+
+    Raises:
+      InputError: the others could not be reached.
+    """
+    import jax
+
+    pipe = int(os.environ[_PIPE])
+    # Control-C goes to every process of a terminal; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_beat, args=(pipe,), daemon=True).start()
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            # The supervisors notice first, and have a sentence for it.
+            heartbeat_timeout_seconds=int(2 * options.patience_seconds) + 10,
+            # The first one scores what was trained while the others are done.
+            shutdown_timeout_seconds=24 * 3600,
+        )
+    except (RuntimeError, ValueError) as error:
+        where = options.coordinator or "the coordinator"
+        raise InputError(
+            f"{where} did not bring the processes together ({' '.join(str(error).split())[:200]}); "
+            "start as many as --num-processes says, each with its own --process-id"
+        ) from error
+    count = jax.process_count()
+    os.write(pipe, json.dumps([jax.process_index(), count]).encode() + b"\n")
+
+
+def _beat(pipe: int) -> None:
+    while True:
+        try:
+            os.write(pipe, b"\n")
+        except OSError:  # the supervisor is gone
+            os._exit(LOST)
+        time.sleep(_BEAT_SECONDS)
+
+
+def supervise(arguments: Sequence[str], run: str | os.PathLike, options: ProcessOptions) -> int:
+    """Run a command in a child process, watch it and the other supervisors; return its exit code.
+
+    Args:
+      arguments: of the command line.
+      run: the run directory, which every process sees.
+      options: which process this is.
+    """
+    return _Supervisor(arguments, epath.Path(os.fspath(run)), options).watch()
+
+
+class _Supervisor:
+    def __init__(self, arguments, run: epath.Path, options: ProcessOptions):
+        self._folder, self._run = run / FOLDER, run
+        self._patience = options.patience_seconds
+        self._id, self._count = options.process_id, options.num_processes
+        self._beats = 0
+        self._others: dict[int, _Other] = {}
+        self._signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+        self._pipe, theirs = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "ganjax.cli", *arguments],
+            env={**os.environ, _PIPE: str(theirs)},
+            pass_fds=[theirs],
+        )
+        os.close(theirs)
+        self._heard = time.monotonic()
+        self._joined = False
+
+    def _pass_on(self, number, frame) -> None:
+        del frame
+        first = self._signal is None
+        self._signal = number
+        # JAX makes all processes stop at the same step on a SIGTERM to one of them.
+        self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
+
+    def watch(self) -> int:
+        while self._child.poll() is None:
+            time.sleep(_BEAT_SECONDS / 2)
+            self._listen()
+            silent = time.monotonic() - self._heard
+            if silent > self._patience and self._joined:
+                return self._lose(f"{self._name()} has not answered for {silent:.0f} s")
+            if self._id is not None:
+                self._write(state="running")
+                if lost := self._lost():
+                    return self._lose(lost)
+        return self._ended(self._child.returncode)
+
+    def _listen(self) -> None:
+        """Take what the child has said: lines that are empty, and once which process it is."""
+        try:
+            said = os.read(self._pipe, 1 << 16)
+        except BlockingIOError:
+            return
+        if said:
+            self._heard = time.monotonic()
+        for line in filter(None, said.splitlines()):
+            self._id, self._count = json.loads(line)
+            self._joined = True
+
+    def _write(self, **status: Any) -> None:
+        self._beats += 1
+        about = {"host": socket.gethostname(), "pid": self._child.pid, "beats": self._beats}
+        text = json.dumps({**about, **status})
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / str(self._id)
+            new = path.with_name(f"{path.name}.new")
+            new.write_text(text)
+            new.replace(path)
+        except OSError:
+            pass  # a disk that is full or gone: the training itself says so
+
+    def _lost(self) -> str | None:
+        """Return a sentence on another process that is lost, or None."""
+        for number in range(self._count or 0):
+            if number != self._id:
+                other = self._others.setdefault(number, _Other(self._folder / str(number)))
+                other.look()
+                if why := other.lost(self._patience):
+                    return f"process {number} of {self._count} {why}"
+        return None
+
+    def _lose(self, why: str) -> int:
+        """End the child because of a process that is lost; it may have a sentence of its own."""
+        mine = why.startswith(self._name())
+        deadline = time.monotonic() + (0 if mine else _GRACE_SECONDS)
+        while self._child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        code = self._child.poll()
+        if code is not None and code >= 0:
+            return self._end(code)
+        self._child.kill()
+        self._child.wait()
+        return self._end(LOST, why)
+
+    def _ended(self, code: int) -> int:
+        if code >= 0:
+            return self._end(code)
+        if self._signal is not None:
+            return self._end(128 + self._signal, "stopped before it could save; nothing is lost")
+        name = signal.Signals(-code).name
+        if -code == signal.SIGABRT and self._count:
+            # JAX aborts a process where another one is gone: that is the one to name.
+            deadline = time.monotonic() + min(self._patience, _GRACE_SECONDS)
+            while time.monotonic() < deadline:
+                time.sleep(_BEAT_SECONDS / 2)
+                if (lost := self._lost()) and name not in lost:
+                    return self._end(LOST, lost)
+            silent = [n for n, other in self._others.items() if other.silent > 4 * _BEAT_SECONDS]
+            if silent:
+                return self._end(LOST, f"process {silent[0]} of {self._count} does not answer")
+        memory = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return self._end(LOST, f"{self._name()} was ended by {name}{memory}")
+
+    def _end(self, code: int, why: str | None = None) -> int:
+        if self._id is not None:
+            self._write(state="ended", code=code, why=why and why.removeprefix(self._name() + " "))
+        if why is not None:
+            shown = self._run if "://" in os.fspath(self._run) else os.path.relpath(self._run)
+            print(
+                f"ganjax: {why}; go on from the last checkpoint by `ganjax resume {shown}` with "
+                "the flags of all processes",
+                file=sys.stderr,
+            )
+        return code
+
+    def _name(self) -> str:
+        return f"process {self._id} of {self._count}"
+
+
+class _Other:
+    """What is known of another supervisor by its file."""
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._last = self._read()  # which an earlier start may have left
+        self._changed: float | None = None
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            status = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def look(self) -> None:
+        status = self._read()
+        if status and status != self._last:
+            self._last, self._changed = status, time.monotonic()
+
+    @property
+    def silent(self) -> float:
+        """Seconds since its file has changed; 0 where it never has."""
+        return 0.0 if self._changed is None else time.monotonic() - self._changed
+
+    def lost(self, patience: float) -> str | None:
+        if self._changed is None:
+            return None  # it has not come yet; JAX waits for it, and gives up
+        where = f"({self._last.get('host')}, pid {self._last.get('pid')})"
+        if self._last.get("state") == "ended":
+            code = self._last.get("code")
+            if code == 0 or code in _STOPPED:
+                return None
+            why = self._last.get("why") or f"ended with exit code {code}, and says why"
+            return f"{where} {why}"
+        if self.silent > patience:
+            return f"{where} has not answered for {self.silent:.0f} s"
+        return None
