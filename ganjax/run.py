@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from ganjax.files import check_regular, parse_json, reading
 from ganjax.loop import Callback, Progress
 from ganjax.types import InputError
 
@@ -73,13 +74,20 @@ class RunDirectory:
         if not path.exists():
             hint = "" if self.path.exists() else "; there is no such directory"
             raise InputError(f"{self.shown} holds no run: {CONFIG} is missing{hint}")
-        try:
-            record = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{self.shown}/{CONFIG} is broken: {error}") from error
+        record = parse_json(self._text(CONFIG), f"{self.shown}/{CONFIG}")
         if not isinstance(record, dict) or "config" not in record or "data" not in record:
             raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there")
+        wrong = _wrong_entry(record)
+        if wrong:
+            raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there ({wrong})")
         return record
+
+    def _text(self, name: str) -> bytes:
+        path = self.path / name
+        if "://" not in str(self.path):
+            check_regular(path)
+        with reading(f"{self.shown}/{name}"):
+            return path.read_bytes()
 
     def rewrite(self, record: Mapping[str, Any]) -> None:
         """Replace the configuration at once, as resuming with more steps does."""
@@ -126,9 +134,12 @@ class RunDirectory:
         if not path.exists():
             return []
         lines = []
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
+        for text in self._text(METRICS).splitlines():
+            with contextlib.suppress(InputError):
+                line = parse_json(text, METRICS)
+                if isinstance(line, dict) and _is_step(line.get("step")):
+                    numbers = {k: v for k, v in line.items() if _is_number(v) or v is None}
+                    lines.append(numbers)
         return lines
 
     def curves(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -150,12 +161,59 @@ class RunDirectory:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return what `add_evaluation` wrote, in its order."""
         path = self.path / EVALUATION
+        if not path.exists():
+            return []
         try:
-            return json.loads(path.read_text()) if path.exists() else []
-        except ValueError as error:
+            entries = parse_json(self._text(EVALUATION), f"{self.shown}/{EVALUATION}")
+        except InputError as error:
+            raise InputError(f"{error}; move it away") from error
+        if not isinstance(entries, list) or not all(map(_is_evaluation, entries)):
             raise InputError(
-                f"{self.shown}/{EVALUATION} is broken: {error}; move it away"
-            ) from error
+                f"{self.shown}/{EVALUATION} is not what a run writes there; move it away"
+            )
+        return entries
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or _is_step(value)
+
+
+def _is_evaluation(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and _is_step(entry.get("step"))
+        and isinstance(entry.get("figures"), dict)
+        and all(isinstance(figure, dict) for figure in entry["figures"].values())
+    )
+
+
+def _wrong_entry(record: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the entries beside the configuration, which is checked for itself.
+
+    They decide on shapes and names, and were written by whoever trained the model.
+    """
+    data = record["data"]
+    if not isinstance(data, dict):
+        return "its data is no mapping"
+    shape = data.get("shape", [])
+    if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
+        return "data.shape is no list of positive numbers"
+    for name in ("num_classes", "num_examples"):
+        if type(data.get(name, 0)) is not int or not 0 <= data.get(name, 0) < 1 << 48:
+            return f"data.{name} is no number"
+    for name in ("name", "split", "fingerprint"):
+        if not isinstance(data.get(name, ""), str):
+            return f"data.{name} is no text"
+    class_names = data.get("class_names", [])
+    if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
+        return "data.class_names is no list of texts"
+    if not isinstance(record.get("versions", {}), dict):
+        return "its versions are no mapping"
+    return None
 
 
 class MetricsLog:

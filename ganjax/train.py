@@ -15,9 +15,10 @@ from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.experiment import Experiment
+from ganjax.files import of_file
 from ganjax.judging import Judge, as_json, judge_of
 from ganjax.judging_text import TextJudge
-from ganjax.run import MetricsLog, RunDirectory, device_name, versions, wandb_callback
+from ganjax.run import CONFIG, MetricsLog, RunDirectory, device_name, versions, wandb_callback
 from ganjax.types import InputError, TrainState
 
 
@@ -110,14 +111,15 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
     started = time.perf_counter()
     run = RunDirectory(directory)
     record = run.record()
-    settings = config.from_json(record["config"])
+    with of_file(f"{run.shown}/{CONFIG}"):
+        settings = config.from_json(record["config"])
     if steps is not None:
         settings = dataclasses.replace(
             settings, train=dataclasses.replace(settings.train, steps=steps)
         )
     with run.locked():
         experiment = build(settings)
-        if experiment.train.fingerprint != record["data"]["fingerprint"]:
+        if experiment.train.fingerprint != record["data"].get("fingerprint"):
             raise InputError(
                 f"the data of {run.shown} has changed: {experiment.train.name} is not what the run "
                 "was trained on; bring it back, or start a new run with --train.init-from "
