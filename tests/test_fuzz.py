@@ -22,7 +22,7 @@ from ganjax.types import InputError
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu-2-cores" / "fuzz.jsonl"
 # Tracing an initialisation takes a tenth of a second.
-EVERYDAY = {"gpt2": 100, "folder": 100, "zip": 100}
+EVERYDAY = {"gpt2": 100, "folder": 60, "zip": 60, "picture": 150}
 EXHAUSTIVE = 10_000
 quickly = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 

@@ -186,7 +186,7 @@ def _existing_path(source: str) -> Path:
     near = tfds.nearest(source, list(known))
     hint = f" (did you mean {known[near]!r}?)" if near else ""
     raise InputError(
-        f"there is no data set and no folder {source!r}{hint}; built in are "
+        f"there is no data set and no folder {source[:200]!r}{hint}; built in are "
         f"{', '.join(DATASETS)}; others are tfds:NAME or the path of a folder or file."
     )
 

@@ -311,8 +311,8 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tupl
     if not os.path.exists(path):
         known = ", ".join(TEXTS)
         raise InputError(
-            f"there is no text {source!r}: built in is {known}; others are oracle, tfds:NAME, or "
-            "the path of a .txt, a .txt.gz or a folder of them."
+            f"there is no text {source[:200]!r}: built in is {known}; others are oracle, "
+            "tfds:NAME, or the path of a .txt, a .txt.gz or a folder of them."
         )
     if path.is_dir():
         files = _texts_in(path)

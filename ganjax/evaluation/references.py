@@ -86,6 +86,10 @@ def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
     if not {"mu", "sigma"} <= set(tensors):
         return None
     mean, covariance = tensors["mu"], tensors["sigma"]
+    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path} holds no statistics: mu is {mean.dtype}, sigma {covariance.dtype}"
+        )
     try:
         moments = Moments.of_statistics(mean, covariance, 2)  # the number does not matter any more
     except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:

@@ -178,6 +178,9 @@ def import_gpt2(
     tied = state_dict.get("lm_head.weight")
     if tied is not None and not np.array_equal(tied, tensors["wte.weight"]):
         raise InputError("lm_head.weight is not wte.weight: GPT-2 has one table for both")
+    # Before anything is traced that is as large as the settings say.
+    for name, length in (("wte.weight", network.vocab_size), ("wpe.weight", network.context)):
+        _check_shape(name, tensors[name], (length, network.width))
     example = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     params: dict[str, Any] = {}
     for name, path in table.items():
@@ -185,8 +188,7 @@ def import_gpt2(
         wanted, place = example["params"], params
         for part in path:
             wanted = wanted[part]
-        if array.shape != wanted.shape:
-            raise InputError(f"{name} has shape {array.shape}, expected {wanted.shape}")
+        _check_shape(name, array, wanted.shape)
         for part in path[:-1]:
             place = place.setdefault(part, {})
         place[path[-1]] = jnp.asarray(array)
@@ -227,6 +229,11 @@ def read_gpt2(folder: str | os.PathLike) -> ImportedLanguageModel:
         tokenizer = read_tokenizer(folder / "tokenizer.json")
     with of_file(str(folder)):
         return import_gpt2(config, tensors, tokenizer=tokenizer)
+
+
+def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
+    if np.shape(array) != wanted:
+        raise InputError(f"{name} has shape {np.shape(array)}, expected {wanted}")
 
 
 def _network(config: Mapping[str, Any]) -> Transformer:

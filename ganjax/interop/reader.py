@@ -17,7 +17,7 @@ from ganjax.interop.unpickle import DamagedError, Record, as_array
 from ganjax.types import InputError
 
 _DEEPEST = 64  # modules within modules
-_MOST = 1_000_000  # modules, tensors and attributes of a network
+_MOST = 200_000  # modules, tensors and attributes of a network
 _NETWORKS = ("G_ema", "G", "D")
 
 
