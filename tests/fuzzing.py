@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 Files = dict[str, bytes]
 SECONDS, BYTES = 10, 2 << 30
+WAIT = 6 * SECONDS  # on the wall, where other processes share the machine
 NUMBERS = (0, 1, 2, 3, 4, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 65536, 1 << 24)
 NUMBERS = (*NUMBERS, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, 1 << 63)
 NAMES = ("../x", "/x", "C:\\x", "..\\x", "a//b", "a/./b", "", ".", "a/", "ü/é", "\udc80", "x" * 300)
@@ -240,7 +241,10 @@ SPOILERS: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 class Outcome(NamedTuple):
-    """What became of a case: "valid", "sentence", or what went wrong; and the seconds it took."""
+    """What became of a case: "valid", "sentence", or what went wrong; and the seconds it took.
+
+    Seconds are the processor's: those on the wall depend on what else a machine does.
+    """
 
     number: int
     what: str
@@ -270,7 +274,7 @@ def run_case(reader: str, seed: int, number: int, room: Path) -> Outcome:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with warnings.catch_warnings():
             # A warning is allowed, and so is an error in its place.
@@ -287,7 +291,7 @@ def run_case(reader: str, seed: int, number: int, room: Path) -> Outcome:
         while frame.tb_next:
             frame = frame.tb_next
         what += f" ({frame.tb_frame.f_code.co_filename}:{frame.tb_lineno})"
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if left != set(files):
         what = f"files have changed: {sorted(left ^ set(files))}"
@@ -317,7 +321,7 @@ def main(reader: str, seed: str, first: str, count: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (2 * BYTES, 2 * BYTES))  # for the machine's sake
 
     def hang(*_):
-        raise Hang(f"no end after {SECONDS} seconds")
+        raise Hang(f"no end after {WAIT} seconds")
 
     signal.signal(signal.SIGALRM, hang)
     done: list[str] = [""]
@@ -327,7 +331,7 @@ def main(reader: str, seed: str, first: str, count: str) -> None:
     counts, faults, slowest, peak = {"valid": 0, "sentence": 0}, [], 0.0, _peak_bytes()
     for number in numbers:
         print(number, file=sys.stderr)  # the last line names a case that ends the process
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAIT)
         done[0] = "reading"
         outcome = run_case(reader, int(seed), number, room)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -338,6 +342,8 @@ def main(reader: str, seed: str, first: str, count: str) -> None:
             counts[outcome.what] += 1
         else:
             faults.append([number, outcome.what])
+        if outcome.seconds > SECONDS:
+            faults.append([number, f"{outcome.seconds:.1f} seconds"])
         if actions:
             faults.append([number, actions[0]])
         if _peak_bytes() > max(peak, BYTES):
