@@ -1,9 +1,11 @@
 """One image: decoding with Pillow, and bringing it to the wanted size and channels."""
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -83,8 +85,7 @@ def decode(file: BinaryIO, name: str, rule: ImageRule) -> np.ndarray:
     from PIL import ImageOps
 
     image = _open(file, name)
-    alone = _large if image.size[0] * image.size[1] > _LARGE_PIXELS else contextlib.nullcontext()
-    with alone:
+    with _alone(image):
         try:
             # Decodes the pixels: a truncated file is noticed here.
             image.load()
@@ -105,13 +106,15 @@ def header(file: BinaryIO, name: str) -> tuple[int, int, int]:
     """
     image = _open(file, name)
     width, height = image.size
-    try:
-        # Orientations 5 to 8 swap the sides. 0x0112 is EXIF's number of the orientation.
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-            width, height = height, width
-    except Exception as error:
-        raise _broken(name, error) from error
-    return height, width, _channels(image)
+    with _alone(image):
+        try:
+            # Orientations 5 to 8 swap the sides. 0x0112 is EXIF's number of the orientation. Of a
+            # .png Pillow decodes all pixels, as EXIF may come after them.
+            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                width, height = height, width
+        except Exception as error:
+            raise _broken(name, error) from error
+        return height, width, _channels(image)
 
 
 def fit(image: "Image.Image", rule: ImageRule) -> np.ndarray:
@@ -158,6 +161,22 @@ def fit_arrays(images: np.ndarray, name: str, rule: ImageRule) -> np.ndarray:
     for i, image in enumerate(squeezed):
         result[i] = fit(Image.fromarray(image), rule)
     return result
+
+
+@contextlib.contextmanager
+def _alone(image: "Image.Image") -> Iterator[None]:
+    """Let threads decode large images one after another, and give their memory back."""
+    if image.size[0] * image.size[1] <= _LARGE_PIXELS:
+        yield
+        return
+    with _large:
+        try:
+            yield
+        finally:
+            image.close()
+            # Pillow takes memory in pieces that the C library keeps for each thread.
+            with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open(file: BinaryIO, name: str) -> "Image.Image":

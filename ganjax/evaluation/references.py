@@ -91,7 +91,9 @@ def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
             f"{path} holds no statistics: mu is {mean.dtype}, sigma {covariance.dtype}"
         )
     try:
-        moments = Moments.of_statistics(mean, covariance, 2)  # the number does not matter any more
+        with np.errstate(all="ignore"):  # what is too large for float64 is refused as infinite
+            # The number does not matter any more.
+            moments = Moments.of_statistics(mean, covariance, 2)
     except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise InputError(f"{path} holds no statistics: {reason(error)}") from error
     fingerprint = weights_sha256({"mu": mean, "sigma": covariance})[:32]
