@@ -228,6 +228,14 @@ def test_links_that_lead_to_each_other_end(tmp_path):
     assert load(str(tmp_path), held_out=0)[0].num_examples == 8
 
 
+def test_a_link_to_what_is_above_is_not_followed(tmp_path):
+    image(tmp_path / "outside.png")
+    image(tmp_path / "images" / "a" / "a.png")
+    (tmp_path / "images" / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "images" / "everything").symlink_to("/")
+    assert load(str(tmp_path / "images"), held_out=0)[0].num_examples == 1
+
+
 def test_links_that_make_few_folders_many_are_refused(tmp_path):
     for depth in range(30):
         folder = tmp_path / f"{depth}"

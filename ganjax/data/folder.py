@@ -96,8 +96,8 @@ class _Folder:
             for subfolder in filter(_visible, subfolders):
                 path = os.path.join(folder, subfolder)
                 real = os.path.realpath(path)
-                # A link to a folder that it lies in would never end.
-                if real not in around:
+                # A link to a folder that it lies in, or to one above, would never end.
+                if not any((a + os.sep).startswith(os.path.join(real, "")) for a in around):
                     kept.append(subfolder)
                     above[path] = around | {real}
                     visits[real] += 1
