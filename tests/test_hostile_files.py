@@ -188,12 +188,6 @@ def test_what_is_no_file_in_a_folder_of_images(tmp_path):
     assert load(str(tmp_path), held_out=0)[0].num_examples == 1
 
 
-def test_a_file_of_no_size_is_named(tmp_path):
-    image(tmp_path / "a.png")
-    (tmp_path / "b.png").touch()
-    refused(lambda: load(str(tmp_path)), r"b\.png cannot be decoded")
-
-
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_may_not_be_read_is_named(what, tmp_path, monkeypatch):
     image(tmp_path / "inside" / "a.png")
@@ -208,12 +202,11 @@ def test_what_may_not_be_read_is_named(what, tmp_path, monkeypatch):
     refused(lambda: load(str(tmp_path)), r"cannot be (opened|read) \(Permission denied\)")
 
 
-@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "", "/"])
-def test_names_that_cannot_be(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", ""])
+@pytest.mark.parametrize("reader", [load, load_text])
+def test_names_that_cannot_be(reader, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for reader in (load, load_text):
-        if source != "/":
-            refused(lambda reader=reader: reader(source), "there is no|holds no")
+    refused(lambda: reader(source), "there is no|holds no")
 
 
 # Links.
@@ -386,8 +379,8 @@ def test_json_that_nests_without_end(opening, depth, tmp_path):
 
 
 def test_json_with_an_entry_twice(tmp_path):
-    text = '{"config": {}, "data": {}, "config": {"name": "other"}}'
-    refused(record(tmp_path, text), "broken: the entry 'config' is in it twice")
+    call = record(tmp_path, '{"config": {}, "data": {}, "config": {"name": "other"}}')
+    refused(call, "broken: the entry 'config' is in it twice")
 
 
 def leaves(tree, path=()):
@@ -426,13 +419,12 @@ def test_a_value_of_any_kind_in_every_field_of_a_configuration(model):
 
 @pytest.mark.parametrize("data", [[], None, {"shape": "x"}, {"shape": [-1]}, {"num_classes": 0.5}])
 def test_data_that_a_run_does_not_write(data, tmp_path):
-    text = json.dumps({"config": {}, "data": data})
-    refused(record(tmp_path, text), r"config\.json is not what a run writes there \(")
+    call = record(tmp_path, json.dumps({"config": {}, "data": data}))
+    refused(call, r"config\.json is not what a run writes there \(")
 
 
 def test_a_configuration_is_named(tmp_path):
-    text = json.dumps({"config": {"modle": 1}, "data": {}})
-    (tmp_path / "config.json").write_text(text)
+    record(tmp_path, '{"config": {"modle": 1}, "data": {}}')
     refused(lambda: read_configuration(tmp_path, None), tmp_path.name)
 
 

@@ -173,7 +173,7 @@ def _alone(image: "Image.Image") -> Iterator[None]:
         try:
             yield
         finally:
-            image.close()
+            image.im = None  # not close(), which may close the file as well
             # Pillow takes memory in pieces that the C library keeps for each thread.
             with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
                 ctypes.CDLL(None).malloc_trim(0)
