@@ -14,7 +14,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-INSTRUMENTED = ["ganjax", "pickletools", "numpy.lib", "zipfile", "gzip", "safetensors"]
+INSTRUMENTED = ["ganjax.files", "ganjax.data", "ganjax.interop", "ganjax.plain", "ganjax.config"]
+INSTRUMENTED += ["pickletools", "numpy.lib", "zipfile", "gzip", "safetensors"]
 # In memory where the system has such a place.
 ROOM = "/dev/shm" if Path("/dev/shm").is_dir() else None
 FOLDER = Path(tempfile.mkdtemp(dir=ROOM))
