@@ -391,9 +391,13 @@ def resume(arguments: list[str]) -> int:
     run, options = read(arguments, ResumeOptions, "resume", "RUN")
     from ganjax import config
     from ganjax import train as training
-    from ganjax.run import RunDirectory
+    from ganjax.files import of_file
+    from ganjax.run import CONFIG, RunDirectory
 
-    settings = config.from_json(RunDirectory(run).record()["config"])
+    directory = RunDirectory(run)
+    record = directory.record()
+    with of_file(f"{directory.shown}/{CONFIG}"):
+        settings = config.from_json(record["config"])
     if processes.several(options):
         if not processes.is_child():
             return processes.supervise(["resume", *arguments], run, options)

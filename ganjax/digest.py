@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ganjax.files import parse_json
 from ganjax.types import InputError
 
 Path = tuple[str, ...]
@@ -174,10 +175,11 @@ def unsealed(text: str) -> dict:
     Raises:
       ValueError: it has changed since it was sealed.
     """
-    outer = json.loads(text)
-    if not isinstance(outer, dict) or outer.get("crc32") != _json_crc32(outer.get("record")):
+    outer = parse_json(text, "the record")
+    record = outer.get("record") if isinstance(outer, dict) else None
+    if not isinstance(record, dict) or outer.get("crc32") != _json_crc32(record):
         raise ValueError("the record does not have the digest that was written with it")
-    return outer["record"]
+    return record
 
 
 def _json_crc32(record: object) -> int:

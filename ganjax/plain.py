@@ -1,7 +1,10 @@
 """Dataclasses as what JSON takes, and back; and what to say of a field that does not exist."""
 
+import contextlib
 import dataclasses
 import difflib
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -59,16 +62,23 @@ def decode(
         kinds = [arguments[0]] * len(value) if many else arguments
         if len(kinds) == len(value):
             return tuple(decode(v, k, tagged, where) for v, k in zip(value, kinds, strict=True))
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        # Not of an integer beyond the largest float, and not of what is no number.
+        with contextlib.suppress(OverflowError):
+            if not math.isnan(value):
+                return float(value)
     # bool is an int in Python, but not in a configuration.
-    if isinstance(kind, type) and type(value) is kind:
+    if isinstance(kind, type) and type(value) is kind and kind is not float:
         return value
     wanted = "a mapping" if origin is Mapping else getattr(kind, "__name__", str(kind))
     if origin is tuple:
         names = ("..." if kind is Ellipsis else kind.__name__ for kind in arguments)
         wanted = f"({', '.join(names)})"
-    raise InputError(f"{where.strip('.')} is {value!r}, expected {wanted}")
+    raise InputError(f"{where.strip('.')} is {_shown(value)}, expected {wanted}")
+
+
+def _shown(value):
+    return reprlib.repr(value) if isinstance(value, dict | list | int) else repr(value)[:200]
 
 
 def _tagged(value, kinds, where):
@@ -76,20 +86,20 @@ def _tagged(value, kinds, where):
     where, names = where.strip("."), list(kinds)
     if not isinstance(value, dict) or "type" not in value:
         raise InputError(
-            f"{where} is {value!r}, expected a mapping with a type: {', '.join(names)}"
+            f"{where} is {_shown(value)}, expected a mapping with a type: {', '.join(names)}"
         )
     if value["type"] not in names:
         near = difflib.get_close_matches(str(value["type"]), names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         expected = " or ".join(names)
-        raise InputError(f"{where} has the type {value['type']!r}, expected {expected}{hint}")
+        raise InputError(f"{where} has the type {_shown(value['type'])}, expected {expected}{hint}")
     return kinds[value["type"]]
 
 
 def _decode_dataclass(value, kind, tagged, where):
     if not isinstance(value, dict):
         name = where.strip(".") or "the configuration"
-        raise InputError(f"{name} is {value!r}, expected a mapping")
+        raise InputError(f"{name} is {_shown(value)}, expected a mapping")
     hints = typing.get_type_hints(kind)
     for field_ in dataclasses.fields(kind):
         missing = dataclasses.MISSING
@@ -126,6 +136,7 @@ def field_names(config: Any, prefix: str = "") -> list[str]:
 
 def unknown_field(name: str, known: list[str]) -> str:
     """Return the sentence for a field that does not exist, with the nearest one that does."""
+    name = name[:200]
     leaf = {full.rsplit(".", 1)[-1]: full for full in known}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not near:

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from ganjax.files import check_regular, parse_json, reading
 from ganjax.loop import Callback, Progress
 from ganjax.types import InputError
 
@@ -90,15 +91,22 @@ class RunDirectory:
         if not path.exists():
             hint = "" if self.path.exists() else "; there is no such directory"
             raise InputError(f"{self.shown} holds no run: {CONFIG} is missing{hint}")
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.shown}/{CONFIG} is broken: {error}") from error
+        record = parse_json(self._text(CONFIG), f"{self.shown}/{CONFIG}")
         if not isinstance(record, dict) or not all(
             isinstance(record.get(name), dict) for name in ("config", "data")
         ):
             raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there")
+        wrong = _wrong_entry(record)
+        if wrong:
+            raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there ({wrong})")
         return record
+
+    def _text(self, name: str) -> bytes:
+        path = self.path / name
+        if "://" not in str(self.path):
+            check_regular(path)
+        with reading(f"{self.shown}/{name}"):
+            return path.read_bytes()
 
     def rewrite(self, record: Mapping[str, Any]) -> None:
         """Replace the configuration at once, as resuming with more steps does."""
@@ -174,15 +182,10 @@ class RunDirectory:
         path = self.path / METRICS
         if not path.exists():
             return [], 0
-        try:
-            text = path.read_bytes().decode(errors="replace")
-        except OSError as error:
-            raise InputError(
-                f"{self.shown}/{METRICS} cannot be read ({error.strerror}); move it away"
-            ) from error
+        text = self._text(METRICS)
         parsed = [_metrics_line(line) for line in text.splitlines()]
         lines = [line for line in parsed if line is not None]
-        cut_short = bool(parsed) and parsed[-1] is None and not text.endswith("\n")
+        cut_short = bool(parsed) and parsed[-1] is None and not text.endswith(b"\n")
         return lines, len(parsed) - len(lines) - cut_short
 
     def curves(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -204,26 +207,71 @@ class RunDirectory:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return what `add_evaluation` wrote, in its order."""
         path = self.path / EVALUATION
+        if not path.exists():
+            return []
         try:
-            entries = json.loads(path.read_text()) if path.exists() else []
-            if not isinstance(entries, list):
-                raise ValueError("it holds no list")
-        except (OSError, ValueError) as error:
+            entries = parse_json(self._text(EVALUATION), f"{self.shown}/{EVALUATION}")
+        except InputError as error:
+            raise InputError(f"{error}; move it away") from error
+        if not isinstance(entries, list) or not all(map(_is_evaluation, entries)):
             raise InputError(
-                f"{self.shown}/{EVALUATION} is broken: {error}; move it away"
-            ) from error
+                f"{self.shown}/{EVALUATION} is not what a run writes there; move it away"
+            )
         return entries
 
 
-def _metrics_line(text: str) -> dict[str, float] | None:
+def _metrics_line(text: bytes) -> dict[str, float] | None:
     """Return what a line says, None where it is no line of metrics."""
     try:
-        line = json.loads(text)
-    except ValueError:
+        line = parse_json(text, METRICS)
+    except InputError:
         return None
-    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+    if not isinstance(line, dict) or not _is_step(line.get("step")):
         return None
-    return None if any(isinstance(value, str | dict) for value in line.values()) else line
+    numbers = {k: v for k, v in line.items() if _is_number(v) or v is None}
+    return numbers if len(numbers) == len(line) else None
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or _is_step(value)
+
+
+def _is_evaluation(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and _is_step(entry.get("step"))
+        and isinstance(entry.get("figures"), dict)
+        and all(isinstance(figure, dict) for figure in entry["figures"].values())
+    )
+
+
+def _wrong_entry(record: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the entries beside the configuration, which is checked for itself.
+
+    They decide on shapes and names, and were written by whoever trained the model.
+    """
+    data = record["data"]
+    if not isinstance(data, dict):
+        return "its data is no mapping"
+    shape = data.get("shape", [])
+    if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
+        return "data.shape is no list of positive numbers"
+    for name in ("num_classes", "num_examples"):
+        if type(data.get(name, 0)) is not int or not 0 <= data.get(name, 0) < 1 << 48:
+            return f"data.{name} is no number"
+    for name in ("name", "split", "fingerprint"):
+        if not isinstance(data.get(name, ""), str):
+            return f"data.{name} is no text"
+    class_names = data.get("class_names", [])
+    if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
+        return "data.class_names is no list of texts"
+    if not isinstance(record.get("versions", {}), dict):
+        return "its versions are no mapping"
+    return None
 
 
 class NoLog:

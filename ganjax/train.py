@@ -16,9 +16,18 @@ from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.experiment import Experiment
+from ganjax.files import of_file
 from ganjax.judging import Judge, as_json, judge_of
 from ganjax.judging_text import TextJudge
-from ganjax.run import MetricsLog, NoLog, RunDirectory, device_name, versions, wandb_callback
+from ganjax.run import (
+    CONFIG,
+    MetricsLog,
+    NoLog,
+    RunDirectory,
+    device_name,
+    versions,
+    wandb_callback,
+)
 from ganjax.types import InputError, TrainState
 
 
@@ -114,7 +123,8 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
     started = time.perf_counter()
     run = RunDirectory(directory)
     record = run.record()
-    settings = config.from_json(record["config"])
+    with of_file(f"{run.shown}/{CONFIG}"):
+        settings = config.from_json(record["config"])
     if steps is not None:
         settings = dataclasses.replace(
             settings, train=dataclasses.replace(settings.train, steps=steps)

@@ -15,9 +15,10 @@ from ganjax.build import build_model, images_per_call, with_standing_statistics
 from ganjax.config import Config
 from ganjax.data import TextForm
 from ganjax.experiment import Model
+from ganjax.files import of_file
 from ganjax.networks.layers import as_network
 from ganjax.projection import Projection, mean_squared_distance, project
-from ganjax.run import RunDirectory
+from ganjax.run import CONFIG, RunDirectory
 from ganjax.trained_text import TrainedText, load_text_run
 from ganjax.types import Array, InputError, Key, TrainState, as_float_images
 
@@ -286,10 +287,13 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained | TrainedTe
     """
     directory = RunDirectory(run)
     record = directory.record()
-    settings = config.from_json(record["config"])
-    form = record["data"].get("text")
-    form = None if form is None else TextForm.from_json(form)
-    model = build_model(settings, record["data"]["shape"], record["data"]["num_classes"], form)
+    data = record["data"]
+    with of_file(f"{directory.shown}/{CONFIG}"):
+        settings = config.from_json(record["config"])
+        form = None if data.get("text") is None else TextForm.from_json(data["text"])
+        if not {"shape", "num_classes"} <= set(data):
+            raise InputError("data has no shape or no num_classes")
+        model = build_model(settings, data["shape"], data["num_classes"], form)
     if form is not None:
         return load_text_run(directory, settings, model, step)
     shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
@@ -317,5 +321,5 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained | TrainedTe
         hyperparameters=loaded["hyperparameters"],
         running={},
     )
-    class_names = tuple(record["data"].get("class_names", ()))
+    class_names = tuple(data.get("class_names", ()))
     return Trained(settings, model, int(metadata["step"]), class_names, state)

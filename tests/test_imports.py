@@ -12,7 +12,7 @@ import ganjax
 ROOT = Path(ganjax.__file__).parent
 # A room imports from its own floor and those below it.
 FLOORS = [
-    {"types", "views", "axes", "lowerings", "ops"},
+    {"types", "files", "views", "axes", "lowerings", "ops"},
     {"losses", "penalties", "augment", "latents", "ema"},
     {"networks"},
     {

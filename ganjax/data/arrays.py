@@ -1,22 +1,21 @@
 """Arrays in files: .npz, .npy and idx (the format of MNIST)."""
 
-import contextlib
 import dataclasses
-import gzip
 import math
 import struct
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ganjax import files
 from ganjax.data.dataset import Dataset, check_labels, fingerprint, in_memory
 from ganjax.data.images import ImageRule, fit_arrays
 from ganjax.types import InputError
 
 _IMAGE_KEYS = ("image", "images", "x")
 _LABEL_KEYS = ("label", "labels", "y")
+_MOST_CLASSES = 100_000
+_MOST_AXES = 8
 
 
 def npz(path: Path, rule: ImageRule, *, split: str, labels: bool) -> Dataset:
@@ -26,21 +25,27 @@ def npz(path: Path, rule: ImageRule, *, split: str, labels: bool) -> Dataset:
     `class_names` of strings names the classes.
     """
     name = str(path)
-    # Opened here: NumPy leaves a file open that turns out to be broken.
-    with _readable(name), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        keys = [key for key in _IMAGE_KEYS if key in archive.files]
-        contents = {key: archive[key] for key in archive.files}
+    contents = files.read_arrays(path)
+    keys = [key for key in _IMAGE_KEYS if key in contents]
     keys = keys or [key for key, array in contents.items() if array.ndim in (3, 4)]
     if len(keys) != 1:
+        found = ", ".join(map(files.shown, sorted(contents))) or "nothing"
         raise InputError(
-            f"{name} holds {', '.join(sorted(contents)) or 'nothing'}, expected one array of "
+            f"{name} holds {found}, expected one array of "
             "images (number, height, width, channels) under the name 'image'."
         )
     arrays = {"image": fit_arrays(_as_uint8(contents[keys[0]], name), name, rule)}
     label_key = next((key for key in _LABEL_KEYS if key in contents), None)
     if labels and label_key:
         arrays["label"] = contents[label_key]
-    class_names = tuple(str(c) for c in np.ravel(contents.get("class_names", ())))
+    names = contents.get("class_names", np.zeros(0, str))
+    # Texts of no length take no place in a file: it can claim to hold any number of them.
+    if names.dtype.kind != "U" or names.ndim != 1 or names.size > _MOST_CLASSES:
+        raise InputError(
+            f"class_names of {name} are {names.dtype} of shape {names.shape}, expected up to "
+            f"{_MOST_CLASSES:,} texts in a row."
+        )
+    class_names = tuple(str(class_name) for class_name in names)
     return in_memory(name, split, arrays, class_names=class_names)
 
 
@@ -51,13 +56,12 @@ def npy(path: Path, rule: ImageRule, *, split: str, labels: bool, max_bytes: int
     file larger than `max_bytes` stays on disk and is read through a memory map.
     """
     name = str(path)
-    with _readable(name):
-        images = np.lib.format.open_memmap(path, mode="r")
+    images = files.map_array(path)
     beside = path.with_name(path.name.replace("images", "labels"))
     label = None
     if labels and beside != path and beside.exists():
-        with _readable(str(beside)):
-            label = np.array(np.lib.format.open_memmap(beside, mode="r"))
+        label = np.array(files.map_array(beside))
+    _check_axes(images, name)
     streamed = images.nbytes > max_bytes
     if not streamed:
         arrays = {"image": fit_arrays(_as_uint8(np.array(images), name), name, rule)}
@@ -95,7 +99,7 @@ class _MappedArray:
 
     def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         # Opened for each batch: a memory map would be pickled with all that it maps.
-        images = np.lib.format.open_memmap(self.path, mode="r")[indices]
+        images = files.map_array(self.path)[indices]
         name = str(self.path)
         batch = {"image": fit_arrays(_as_uint8(images, name), name, self.rule)}
         if self.labels is not None:
@@ -126,36 +130,42 @@ def read_idx(path: Path) -> np.ndarray:
       InputError: if it is no idx file of bytes, or longer or shorter than its header says.
     """
     name = str(path)
-    with _readable(name):
-        content = Path(path).read_bytes()
-        # By the first bytes, not by the name: both kinds are found under both.
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    # Two zero bytes, the type (8: unsigned bytes), the number of axes, their lengths.
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
-        raise InputError(f"{name} is no idx file of unsigned bytes: download it again.")
-    axes = content[3]
-    shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-    size = len(content) - 4 - 4 * axes
-    if size != math.prod(shape):
+    with files.opened(path) as (file, packed):
+        # Two zero bytes, the type (8: unsigned bytes), the number of axes, their lengths.
+        head = file.read(4)
+        axes = head[3] if len(head) == 4 and head[:3] == b"\x00\x00\x08" else _MOST_AXES + 1
+        lengths = file.read(4 * axes) if axes <= _MOST_AXES else b""
+        if axes > _MOST_AXES or len(lengths) < 4 * axes:
+            raise InputError(f"{name} is no idx file of unsigned bytes: download it again.")
+        shape = struct.unpack(f">{axes}I", lengths)
+        expected = math.prod(shape)
+        content = files.read_at_most(file, expected + 1, name, packed)
+    if len(content) != expected:
+        found = "more" if len(content) > expected else f"{len(content)}"
         raise InputError(
-            f"{name} holds {size} bytes of data, expected {math.prod(shape)} from its header: "
-            "download it again."
+            f"{name} holds {found} bytes of data, expected {expected} from its header: download "
+            "it again."
         )
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    if not expected:
+        raise InputError(f"{name} holds nothing (shape {shape}): choose another file.")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:
-    """Return images as uint8 (N, H, W, C); (N, H, W) gets one channel."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
+def _check_axes(images: np.ndarray, name: str) -> None:
+    if images.ndim not in (3, 4):
         raise InputError(
             f"the images of {name} have shape {images.shape}, expected (number, height, width, "
             "channels) or (number, height, width)."
         )
     if 0 in images.shape:
         raise InputError(f"{name} holds no images (shape {images.shape}): choose another file.")
+
+
+def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:
+    """Return images as uint8 (N, H, W, C); (N, H, W) gets one channel."""
+    _check_axes(images, name)
+    if images.ndim == 3:
+        images = images[..., None]
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind != "f":
@@ -171,15 +181,3 @@ def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:
             "or floats in [-1, 1] with negative ones among them: store them as uint8."
         )
     return np.round((images.astype(np.float32) + 1) * 127.5).astype(np.uint8)
-
-
-@contextlib.contextmanager
-def _readable(name: str):
-    try:
-        yield
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{name} cannot be read ({reason}): see whether it is whole and of the kind that its "
-            "name says."
-        ) from error

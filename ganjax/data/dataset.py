@@ -197,5 +197,6 @@ def fingerprint(*parts: str | np.ndarray) -> str:
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
         else:
-            digest.update(f"{len(part)}:{part}".encode())
+            # A file's name may hold bytes that are no UTF-8, which Python keeps as surrogates.
+            digest.update(f"{len(part)}:{part}".encode(errors="surrogatepass"))
     return digest.hexdigest()[:16]

@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import re
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,17 @@ import numpy as np
 
 from ganjax.data.dataset import Dataset, fingerprint, in_memory
 from ganjax.data.images import SUFFIXES, ImageRule, decode, header
+from ganjax.files import check_unpacked, reason, shown
 from ganjax.types import InputError
 
 _SPLIT_FOLDERS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 # No image is larger than this; a zip file can claim to unpack to anything.
 _MAX_FILE_BYTES = 512 << 20
+# Some decoders read a file at once: one at a time where it is larger.
+_LARGE_FILE_BYTES = 16 << 20
+_large = threading.Lock()
+# Links to one folder can make a few folders many: ten with two links each, a thousand.
+_MOST_LINKS = 100
 
 
 def images_in(path: Path, rule: ImageRule, *, split: str, labels: bool, max_bytes: int) -> Dataset:
@@ -79,27 +87,41 @@ class _Folder:
 
     def sizes(self) -> dict[str, int]:
         found = {}
-        for folder, subfolders, files in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            # A link to a folder above would never end.
-            subfolders[:] = [
-                subfolder
-                for subfolder in subfolders
-                if not (real + os.sep).startswith(
-                    os.path.join(os.path.realpath(os.path.join(folder, subfolder)), "")
-                )
-            ]
+        # Of each folder on the way: the real folders that it lies in, with its own.
+        above = {os.fspath(self.root): frozenset((os.path.realpath(self.root),))}
+        visits = collections.Counter()
+        for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=_unreadable):
+            around = above.pop(folder)
+            kept = []
+            for subfolder in filter(_visible, subfolders):
+                path = os.path.join(folder, subfolder)
+                real = os.path.realpath(path)
+                # A link to a folder that it lies in, or to one above, would never end.
+                if not any((a + os.sep).startswith(os.path.join(real, "")) for a in around):
+                    kept.append(subfolder)
+                    above[path] = around | {real}
+                    visits[real] += 1
+                    if visits[real] > _MOST_LINKS:
+                        raise InputError(
+                            f"{real} is linked to more than {_MOST_LINKS} times in {self.root}: "
+                            "take the links away."
+                        )
+            subfolders[:] = kept
             for file in files:
-                path = Path(folder, file)
-                if path.exists():
-                    found[path.relative_to(self.root).as_posix()] = path.stat().st_size
+                path = os.path.join(folder, file)
+                # Links that lead nowhere are skipped, and pipes, which would be waited for.
+                if os.path.isfile(path):
+                    found[Path(path).relative_to(self.root).as_posix()] = os.path.getsize(path)
         return found
+
+    def is_large(self, file: str) -> bool:
+        return os.path.getsize(self.root / file) > _LARGE_FILE_BYTES
 
     def open(self, file: str) -> BinaryIO:
         return open(self.root / file, "rb")
 
     def label(self, file: str) -> str:
-        return str(self.root / file)
+        return shown(str(self.root / file))
 
 
 @dataclasses.dataclass(eq=False)
@@ -120,12 +142,15 @@ class _Zip:
             link = (entry.external_attr >> 16) & 0o170000 == 0o120000
             if file.startswith(("/", "\\")) or re.match("[A-Za-z]:", file) or link:
                 raise self._refused(file, "leads out of it")
+            if not file:
+                raise self._refused(file, "has no name")
             if ".." in re.split(r"[/\\]", file):
                 raise self._refused(file, "leads out of it")
             if file in found:
                 raise self._refused(file, "is in it twice")
             if entry.file_size > _MAX_FILE_BYTES:
                 raise self._refused(file, f"claims to unpack to {entry.file_size >> 20} MiB")
+            check_unpacked(self.label(file), entry.compress_size, entry.file_size)
             if entry.flag_bits & 1:
                 raise self._refused(file, "is encrypted")
             if not entry.is_dir():
@@ -135,6 +160,9 @@ class _Zip:
     def open(self, file: str) -> BinaryIO:
         return self._open().open(file)
 
+    def is_large(self, file: str) -> bool:
+        return self._open().getinfo(file).file_size > _LARGE_FILE_BYTES
+
     def label(self, file: str) -> str:
         return f"{file!r} in {self.path}"
 
@@ -142,9 +170,10 @@ class _Zip:
         if self._archive is None:
             try:
                 self._archive = zipfile.ZipFile(self.path)
-            except (OSError, zipfile.BadZipFile) as error:
+            # Of an arbitrary file also UnicodeDecodeError, NotImplementedError, struct.error, ...
+            except Exception as error:
                 raise InputError(
-                    f"{self.path} cannot be read as a zip file ({error}): make it again."
+                    f"{self.path} cannot be read as a zip file ({reason(error)}): make it again."
                 ) from error
         return self._archive
 
@@ -183,16 +212,18 @@ class _Decoder:
 
     def _image(self, index: int) -> np.ndarray:
         path = self.paths[index]
-        with _opened(self.files, path) as file:
+        file = _opened(self.files, path)
+        with file, _large if self.files.is_large(path) else contextlib.nullcontext():
             return decode(file, self.files.label(path), self.rule)
 
 
 def _opened(files: _Folder | _Zip, path: str) -> BinaryIO:
     try:
         return files.open(path)
-    except (OSError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    # Of an entry of an arbitrary zip file also RuntimeError, struct.error, ...
+    except Exception as error:
         raise InputError(
-            f"{files.label(path)} cannot be opened ({error}): repair it or take it away."
+            f"{files.label(path)} cannot be opened ({reason(error)}): repair it or take it away."
         ) from error
 
 
@@ -233,8 +264,16 @@ def _one_shape(files: _Folder | _Zip, paths: list[str], rule: ImageRule) -> tupl
     return size[0] * size[1] * channels, dataclasses.replace(rule, channels=channels)
 
 
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
 def _hidden(file: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in file.split("/"))
+    return not all(map(_visible, file.split("/")))
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({reason(error)}).") from error
 
 
 def _without_wrapper(tails: dict[str, str]) -> dict[str, str]:
@@ -257,9 +296,8 @@ def _choose_split(name: str, tails: dict[str, str], split: str) -> dict[str, str
         return tails
     chosen = {path: tail for path, tail in tails.items() if tail.startswith(split + "/")}
     if not chosen:
-        raise InputError(
-            f"{name} has no split {split!r}: choose data.split from {', '.join(sorted(folders))}."
-        )
+        known = ", ".join(map(shown, sorted(folders)))
+        raise InputError(f"{name} has no split {split!r}: choose data.split from {known}.")
     return _without_wrapper(chosen)
 
 
@@ -270,10 +308,10 @@ def _classes(name: str, tails: list[str]) -> tuple[np.ndarray | None, tuple[str,
         return None, ()
     if not all(folders):
         loose = tails[folders.index("")]
+        some = ", ".join(map(shown, sorted(set(folders) - {""})[:3]))
         raise InputError(
-            f"{name} has class folders ({', '.join(sorted(set(folders) - {''})[:3])}, ...) and "
-            f"images beside them ({loose}): move these into a class, or set model.conditional to "
-            "False."
+            f"{name} has class folders ({some}, ...) and images beside them ({shown(loose)}): move "
+            "these into a class, or set model.conditional to False."
         )
     class_names, label = np.unique(folders, return_inverse=True)
     return label.astype(np.int32), tuple(str(class_name) for class_name in class_names)

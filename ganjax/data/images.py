@@ -1,10 +1,16 @@
 """One image: decoding with Pillow, and bringing it to the wanted size and channels."""
 
+import contextlib
+import ctypes
 import dataclasses
+import functools
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from ganjax import files
 from ganjax.types import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +22,12 @@ SUFFIXES = frozenset(
 RESIZE_RULES = ("crop", "stretch", "pad")
 # A small file can claim to hold any number of pixels; this many take 270 MB as RGB.
 MAX_PIXELS = 90_000_000
+# One at a time beyond this many pixels: each takes up to 16 bytes while it is decoded.
+_LARGE_PIXELS = 16_000_000
+_large = threading.Lock()
+# The kinds that are decoded, whatever a file is called. Pillow knows many more, among them EPS,
+# for which it runs another program.
+_KINDS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -73,15 +85,17 @@ def decode(file: BinaryIO, name: str, rule: ImageRule) -> np.ndarray:
     from PIL import ImageOps
 
     image = _open(file, name)
-    try:
-        # Decodes the pixels: a truncated file is noticed here.
-        image = _eight_bits(ImageOps.exif_transpose(image), name)
-    except InputError:
-        raise
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-    except Exception as error:
-        raise _broken(name, error) from error
-    return fit(image, rule)
+    with _alone(image):
+        try:
+            # Decodes the pixels: a truncated file is noticed here.
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return fit(_eight_bits(image, name), rule)
+        except InputError:
+            raise
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        except Exception as error:
+            raise _broken(name, error) from error
 
 
 def header(file: BinaryIO, name: str) -> tuple[int, int, int]:
@@ -92,13 +106,15 @@ def header(file: BinaryIO, name: str) -> tuple[int, int, int]:
     """
     image = _open(file, name)
     width, height = image.size
-    try:
-        # Orientations 5 to 8 swap the sides. 0x0112 is EXIF's number of the orientation.
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-            width, height = height, width
-    except Exception as error:
-        raise _broken(name, error) from error
-    return height, width, _channels(image)
+    with _alone(image):
+        try:
+            # Orientations 5 to 8 swap the sides. 0x0112 is EXIF's number of the orientation. Of a
+            # .png Pillow decodes all pixels, as EXIF may come after them.
+            if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                width, height = height, width
+        except Exception as error:
+            raise _broken(name, error) from error
+        return height, width, _channels(image)
 
 
 def fit(image: "Image.Image", rule: ImageRule) -> np.ndarray:
@@ -147,6 +163,22 @@ def fit_arrays(images: np.ndarray, name: str, rule: ImageRule) -> np.ndarray:
     return result
 
 
+@contextlib.contextmanager
+def _alone(image: "Image.Image") -> Iterator[None]:
+    """Let threads decode large images one after another, and give their memory back."""
+    if image.size[0] * image.size[1] <= _LARGE_PIXELS:
+        yield
+        return
+    with _large:
+        try:
+            yield
+        finally:
+            image.im = None  # not close(), which may close the file as well
+            # Pillow takes memory in pieces that the C library keeps for each thread.
+            with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
+                ctypes.CDLL(None).malloc_trim(0)
+
+
 def _open(file: BinaryIO, name: str) -> "Image.Image":
     from PIL import Image
 
@@ -155,7 +187,7 @@ def _open(file: BinaryIO, name: str) -> "Image.Image":
         "away."
     )
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=_kinds())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
     except Exception as error:
@@ -165,11 +197,18 @@ def _open(file: BinaryIO, name: str) -> "Image.Image":
     return image
 
 
+@functools.cache
+def _kinds() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()  # else Pillow would, at the first file that is none of the common kinds
+    return tuple(kind for kind in _KINDS if kind in Image.OPEN)
+
+
 def _broken(name: str, error: Exception) -> InputError:
-    reason = "it is no image" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-    return InputError(
-        f"{name} cannot be decoded ({reason or type(error).__name__}): repair it or take it away."
-    )
+    known = type(error).__name__ != "UnidentifiedImageError"
+    reason = files.reason(error) if known else "it is no image"
+    return InputError(f"{name} cannot be decoded ({reason}): repair it or take it away.")
 
 
 def _channels(image: "Image.Image") -> int:

@@ -173,8 +173,9 @@ def _from_path(path: Path, rule: ImageRule, split: str, labels: bool, max_bytes:
 
 
 def _existing_path(source: str) -> Path:
-    path = Path(source).expanduser()
-    if path.exists():
+    # Not pathlib's, which raises where a name is too long or a home directory is not known.
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):
         return path
     if os.sep in source or path.suffix:
         raise InputError(f"there is no file or folder {path} (seen from {Path.cwd()}).")
@@ -185,7 +186,7 @@ def _existing_path(source: str) -> Path:
     near = tfds.nearest(source, list(known))
     hint = f" (did you mean {known[near]!r}?)" if near else ""
     raise InputError(
-        f"there is no data set and no folder {source!r}{hint}; built in are "
+        f"there is no data set and no folder {source[:200]!r}{hint}; built in are "
         f"{', '.join(DATASETS)}; others are tfds:NAME or the path of a folder or file."
     )
 

@@ -1,8 +1,7 @@
 """Text as data: windows of a running text, or one sentence a line."""
 
 import dataclasses
-import gzip
-import zlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ganjax.data import tokenizers
 from ganjax.data.dataset import Dataset, fingerprint
 from ganjax.data.oracle import Oracle
 from ganjax.data.tokenizers import SPECIAL, Symbols, Tokenizer, UnknownSymbolError, build_tokenizer
+from ganjax.files import opened, read_at_most, reading
 from ganjax.types import InputError
 
 _BUILTIN = Path(__file__).parent / "builtin"
@@ -77,9 +77,19 @@ class TextForm:
         try:
             tokenizer = value["tokenizer"]
             tokenizer = None if tokenizer is None else tokenizers.from_json(tokenizer)
-            return cls(**{**value, "tokenizer": tokenizer})
+            form = cls(**{**value, "tokenizer": tokenizer})
         except (TypeError, KeyError) as error:
             raise InputError(f"this is no form of text that a run has written: {error}") from error
+        numbers = (form.vocab_size, form.length, form.start_token)
+        places = (p for p in (form.stop_token, form.pad_token) if p is not None)
+        if (
+            type(form.windows) is not bool
+            or not all(type(n) is int for n in (*numbers, *places))
+            or not (0 < form.vocab_size < 1 << 31 and 0 < form.length < 1 << 31)
+            or (tokenizer is not None and tokenizer.vocab_size != form.vocab_size)
+        ):
+            raise InputError("this is no form of text that a run has written: wrong numbers")
+        return form
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -297,19 +307,18 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tupl
 
         found = texts(source.removeprefix("tfds:"), split=split, data_dir=data_dir)
         return source, [(source, "\n".join(found) + "\n")]
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         known = ", ".join(TEXTS)
         raise InputError(
-            f"there is no text {source!r}: built in is {known}; others are oracle, tfds:NAME, or "
-            "the path of a .txt, a .txt.gz or a folder of them."
+            f"there is no text {source[:200]!r}: built in is {known}; others are oracle, "
+            "tfds:NAME, or the path of a .txt, a .txt.gz or a folder of them."
         )
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.name.endswith((".txt", ".txt.gz")))
+        files = _texts_in(path)
         named = [p for p in files if p.name.partition(".")[0] == split]
         if (path / split).is_dir():
-            inside = (path / split).iterdir()
-            named = sorted(p for p in inside if p.name.endswith((".txt", ".txt.gz")))
+            named = _texts_in(path / split)
         if not named and split != "train":
             raise InputError(f"{path} has no {split}.txt and no folder {split}.")
         files = named or files
@@ -321,14 +330,15 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tupl
     return str(path), [(str(path), _text(path))]
 
 
+def _texts_in(folder: Path) -> list[Path]:
+    with reading(str(folder)):
+        return sorted(p for p in folder.iterdir() if p.name.endswith((".txt", ".txt.gz")))
+
+
 def _text(path: Path) -> str:
     """Return what a file holds; the sentence of an error names the line."""
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = _unpacked(path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): see whether it is whole.") from error
+    with opened(path) as (file, packed):
+        content = read_at_most(file, _LARGEST_BYTES + 1, str(path), packed)
     if len(content) > _LARGEST_BYTES:
         raise InputError(f"{path} holds more than {_LARGEST_BYTES >> 30} GiB: split it.")
     if not content:
@@ -346,14 +356,3 @@ def _text(path: Path) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{path}, line {line}, has a zero byte: it is no text.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _unpacked(path: Path) -> bytes:
-    """Return the content of a .gz, or a little more than the largest that is taken."""
-    pieces, size = [], 0
-    with gzip.open(path) as file:
-        # In pieces: read(n) sets n bytes aside at once.
-        while size <= _LARGEST_BYTES and (piece := file.read(1 << 24)):
-            pieces.append(piece)
-            size += len(piece)
-    return b"".join(pieces)

@@ -4,16 +4,18 @@ A tokenizer is what a vocabulary makes of a text; it is stored with a run as JSO
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ganjax.files import check_regular, reason
 from ganjax.types import InputError
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
@@ -138,12 +140,9 @@ class BytePairs:
 
     def __init__(self, content: str, special: int = 0):
         self._content, self.special = content, special
-        try:
-            self._tokenizer = _package().Tokenizer.from_str(content)
-        except Exception as error:  # the package raises nothing more exact
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"this is no tokenizer.json: {error}") from error
+        package = _package()
+        with _failures("this is no tokenizer.json"):
+            self._tokenizer = package.Tokenizer.from_str(content)
         # Published ones may cut what is longer than their model reads, and fill up what is shorter.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -153,15 +152,30 @@ class BytePairs:
         return self._tokenizer.get_vocab_size() + self.special
 
     def encode(self, text: str) -> np.ndarray:
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _failures("this tokenizer.json cannot take the text apart"):
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.array(ids, np.int32) + self.special
 
     def decode(self, tokens: Iterable[int]) -> str:
         ids = [int(t) - self.special for t in tokens if t >= self.special]
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        with _failures("this tokenizer.json cannot put tokens together"):
+            return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "bpe", "content": json.loads(self._content), "special": self.special}
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn what the package `tokenizers` raises into a sentence."""
+    try:
+        yield
+    # It raises nothing more exact than Exception; and where it gives up, something of its own that
+    # is not even that.
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise InputError(f"{what}: {reason(error)}") from error
+        raise
 
 
 def _package() -> Any:
@@ -181,6 +195,7 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairs:
       InputError: it is not there, is none, or the package `tokenizers` is not installed.
     """
     path = Path(path)
+    check_regular(path)
     try:
         return BytePairs(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, InputError) as error:
@@ -275,14 +290,16 @@ def from_json(value: Mapping[str, Any]) -> Tokenizer:
       InputError: it is none.
     """
     try:
-        special = int(value.get("special", 0))
+        special = value.get("special", 0)
+        if type(special) is not int or special not in (0, len(SPECIAL)):
+            raise TypeError("special")
         if value["kind"] in ("characters", "words"):
             return Symbols(tuple(map(str, value["symbols"])), value["kind"] == "words", special)
         if value["kind"] == "bytes":
             return Bytes(special)
         if value["kind"] == "bpe":
             return BytePairs(json.dumps(value["content"]), special)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
     raise InputError("this is no vocabulary that a run has written")

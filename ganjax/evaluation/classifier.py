@@ -7,6 +7,7 @@ images (the built-in data among them) are new to it; the second on 40,000 images
 import functools
 import importlib.resources
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from ganjax.evaluation.extractor import Extractor, compiled_extractor, weights_sha256
+from ganjax.files import read_arrays, reading
 from ganjax.types import Array, InputError, as_float_images
 
 # Of the tensors shipped; the files' own metadata has it too, with accuracy and training command.
@@ -200,9 +202,7 @@ def load_weights(path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
       InputError: the file cannot be read, or its tensors differ from the sha256 in it.
     """
     try:
-        # Opened here: of a broken archive np.load would leave it open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            tensors = {name: archive[name] for name in archive.files}
+        tensors = read_arrays(pathlib.Path(path))
         metadata = json.loads(tensors.pop("__metadata__").tobytes())
         intact = metadata["sha256"] == weights_sha256(tensors)
     except Exception as error:
@@ -212,10 +212,11 @@ def load_weights(path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} is damaged: its tensors do not have the sha256 it was saved with."
         )
     scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith(_SCALE)}
-    flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
-    for name, scale in scales.items():
-        flat[name.removesuffix(_SCALE)] *= jnp.asarray(scale, jnp.float32)
-    return traverse_util.unflatten_dict(flat, sep="/"), metadata
+    with reading(str(path)):
+        flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
+        for name, scale in scales.items():
+            flat[name.removesuffix(_SCALE)] *= jnp.asarray(scale, jnp.float32)
+        return traverse_util.unflatten_dict(flat, sep="/"), metadata
 
 
 def in_eight_bits(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ganjax.evaluation.moments import Moments
 from ganjax.evaluation.protocol import prepare_reference
 from ganjax.evaluation.table import Reference
 from ganjax.evaluation.weights import cache_directory, write_archive
+from ganjax.files import read_arrays, reason
 from ganjax.types import InputError
 
 _MIN_SECONDS = 5.0
@@ -81,14 +82,20 @@ def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
     Raises:
       InputError: the file is broken, or holds what cannot be statistics.
     """
+    tensors = read_arrays(path)
+    if not {"mu", "sigma"} <= set(tensors):
+        return None
+    mean, covariance = tensors["mu"], tensors["sigma"]
+    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path} holds no statistics: mu is {mean.dtype}, sigma {covariance.dtype}"
+        )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not {"mu", "sigma"} <= set(archive.files):
-                return None
-            mean, covariance = archive["mu"], archive["sigma"]
-    except Exception as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    moments = Moments.of_statistics(mean, covariance, 2)  # their number does not matter any more
+        with np.errstate(all="ignore"):  # what is too large for float64 is refused as infinite
+            # The number does not matter any more.
+            moments = Moments.of_statistics(mean, covariance, 2)
+    except (InputError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise InputError(f"{path} holds no statistics: {reason(error)}") from error
     fingerprint = weights_sha256({"mu": mean, "sigma": covariance})[:32]
     return Reference(f"statistics of {path}", fingerprint, extractor.hash, moments)
 
@@ -96,8 +103,7 @@ def read_statistics(path: Path, extractor: Extractor) -> Reference | None:
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """Return the arrays of a sound copy, else None."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            tensors = {key: archive[key] for key in archive.files}
+        tensors = read_arrays(path)
         metadata = json.loads(tensors.pop("__metadata__").tobytes())
         return tensors if metadata["sha256"] == weights_sha256(tensors) else None
     except Exception:  # missing, cut short, or of another kind

@@ -18,6 +18,7 @@ import numpy as np
 
 from ganjax.evaluation.extractor import Extractor, weights_sha256
 from ganjax.evaluation.inception import NAME, inception_v3
+from ganjax.files import read_arrays
 from ganjax.types import InputError
 
 
@@ -113,8 +114,7 @@ def installed_inception() -> Extractor:
             f"{INCEPTION.name} --file {INCEPTION.address.rsplit('/', 1)[-1]}`."
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            tensors = {key: archive[key] for key in archive.files}
+        tensors = read_arrays(path)
         metadata = json.loads(tensors.pop("__metadata__").tobytes())
         intact = metadata["sha256"] == weights_sha256(tensors)
     except Exception as error:

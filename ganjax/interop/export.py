@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from ganjax.files import read_json, reading
 from ganjax.interop.imported import ImportedGAN, import_generator, input_shapes
 from ganjax.types import Array, InputError, Variables
 
@@ -64,22 +65,22 @@ def load_weights(directory: str | os.PathLike) -> tuple[dict[str, Any], Variable
       InputError: a file is missing or broken, or the package safetensors is not installed.
     """
     package, directory = _safetensors(), Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise InputError(f"{directory} holds no exported generator: {name} is missing")
+    config = read_json(directory / CONFIG)
     try:
-        config = json.loads((directory / CONFIG).read_text())
         tensors = package.load_file(directory / WEIGHTS)
-    except OSError as error:
-        raise InputError(
-            f"{directory} holds no exported generator: {error.strerror or error}"
-        ) from error
     except Exception as error:  # the package's own, of which it has no list
         raise InputError(f"{directory} holds no sound generator: {error}") from error
     variables: dict[str, Any] = {}
-    for name, array in tensors.items():
-        *parents, leaf = name.split(".")
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(array)
+    with reading(str(directory / WEIGHTS)):
+        for name, array in tensors.items():
+            *parents, leaf = name.split(".")
+            node = variables
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = jnp.asarray(array)
     return config, variables
 
 

@@ -4,7 +4,6 @@
 `n_layer`, `n_head`, `layer_norm_epsilon`, `activation_function`.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from flax import struct
 
 from ganjax import generation
 from ganjax.beams import beam_search
+from ganjax.files import of_file, read_json, reading
 from ganjax.generation import Sampling
 from ganjax.networks.gpt import Transformer
 from ganjax.types import Array, InputError, Key, Variables
@@ -162,6 +162,11 @@ def import_gpt2(
         for name, value in state_dict.items()
         if not name.endswith(_UNUSED)
     }
+    if network.num_layers > len(tensors):  # before a name is made for each layer
+        raise InputError(
+            f"the configuration has {network.num_layers} layers, more than there are tensors "
+            f"({len(tensors)})"
+        )
     table = _names(network.num_layers)
     missing, unknown = sorted(set(table) - set(tensors)), sorted(set(tensors) - set(table))
     if missing or unknown:
@@ -173,6 +178,9 @@ def import_gpt2(
     tied = state_dict.get("lm_head.weight")
     if tied is not None and not np.array_equal(tied, tensors["wte.weight"]):
         raise InputError("lm_head.weight is not wte.weight: GPT-2 has one table for both")
+    # Before anything is traced that is as large as the settings say.
+    for name, length in (("wte.weight", network.vocab_size), ("wpe.weight", network.context)):
+        _check_shape(name, tensors[name], (length, network.width))
     example = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     params: dict[str, Any] = {}
     for name, path in table.items():
@@ -180,12 +188,14 @@ def import_gpt2(
         wanted, place = example["params"], params
         for part in path:
             wanted = wanted[part]
-        if array.shape != wanted.shape:
-            raise InputError(f"{name} has shape {array.shape}, expected {wanted.shape}")
+        _check_shape(name, array, wanted.shape)
         for part in path[:-1]:
             place = place.setdefault(part, {})
         place[path[-1]] = jnp.asarray(array)
-    return ImportedLanguageModel(network, {"params": params}, config.get("eos_token_id"), tokenizer)
+    stop_token = config.get("eos_token_id")
+    if stop_token is not None and type(stop_token) is not int:
+        raise InputError(f"eos_token_id is {stop_token!r}, expected a number")
+    return ImportedLanguageModel(network, {"params": params}, stop_token, tokenizer)
 
 
 def read_gpt2(folder: str | os.PathLike) -> ImportedLanguageModel:
@@ -201,29 +211,29 @@ def read_gpt2(folder: str | os.PathLike) -> ImportedLanguageModel:
     for path in (config_path, weights_path):
         if not path.is_file():
             raise InputError(f"{folder} holds no {path.name}: it is not a downloaded GPT-2")
-    try:
-        config = json.loads(config_path.read_text())
-    except ValueError as error:
-        raise InputError(f"{config_path} is broken: {error}") from error
+    config = read_json(config_path)
     if not isinstance(config, dict):
         raise InputError(f"{config_path} is broken: expected a mapping")
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import numpy as package
     except ImportError as error:
         raise InputError(
             "reading safetensors needs a package: pip install 'ganjax[interop]'"
         ) from error
-    try:
-        tensors = load_file(weights_path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{weights_path} cannot be read: {error}") from error
+    with reading(str(weights_path)):
+        tensors = package.load_file(weights_path)
     tokenizer = None
     if (folder / "tokenizer.json").is_file():
         from ganjax.data.tokenizers import read_tokenizer
 
         tokenizer = read_tokenizer(folder / "tokenizer.json")
-    return import_gpt2(config, tensors, tokenizer=tokenizer)
+    with of_file(str(folder)):
+        return import_gpt2(config, tensors, tokenizer=tokenizer)
+
+
+def _check_shape(name: str, array: Any, wanted: tuple[int, ...]) -> None:
+    if np.shape(array) != wanted:
+        raise InputError(f"{name} has shape {np.shape(array)}, expected {wanted}")
 
 
 def _network(config: Mapping[str, Any]) -> Transformer:

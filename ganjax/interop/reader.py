@@ -17,7 +17,7 @@ from ganjax.interop.unpickle import DamagedError, Record, as_array
 from ganjax.types import InputError
 
 _DEEPEST = 64  # modules within modules
-_MOST = 100_000  # modules of a network
+_MOST = 200_000  # modules, tensors and attributes of a network
 _NETWORKS = ("G_ema", "G", "D")
 
 
@@ -154,12 +154,14 @@ def flattened(value: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     left = [_MOST]
 
     def visit(value: Any, prefix: str, depth: int) -> None:
-        left[0] -= 1
-        if depth > _DEEPEST or left[0] < 0:
-            raise DamagedError("its modules lie within each other without end")
         state = module_state(value)
         if state is None:
             return
+        groups = [state, *(state.get(name) for name in ("_parameters", "_buffers", "_modules"))]
+        # One module can be in many places, with all that it holds.
+        left[0] -= sum(len(group) for group in groups if isinstance(group, dict))
+        if depth > _DEEPEST or left[0] < 0:
+            raise DamagedError("its modules lie within each other without end")
         hidden = state.get("_non_persistent_buffers_set")
         hidden = hidden if isinstance(hidden, set) else ()
         for group in ("_parameters", "_buffers"):

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ganjax.interop.unpickle import STORAGES, DamagedError, Name, Storage, load
+from ganjax.files import reason
+from ganjax.interop.unpickle import STORAGES, DamagedError, Name, Storage, load, shown
 from ganjax.types import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -84,7 +85,7 @@ def _read_row(data: Any) -> Any:
         storage = storages.get(key) if isinstance(key, str) else None
         count = data.read(8)
         if storage is None or count != storage.size.to_bytes(8, "little"):
-            raise DamagedError(f"the storage {key!r} is not of the size that its tensors have")
+            raise DamagedError(f"the storage {shown(key)} is not of the size its tensors have")
         start = data.tell()
         storage.read = _reader(data, start, storage)
         data.seek(start + storage.size * storage.dtype.itemsize)
@@ -115,8 +116,9 @@ def _read_zip(data: Any) -> Any:
     try:
         with zipfile.ZipFile(data) as archive:
             members = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError) as error:
-        raise DamagedError(f"a broken zip archive ({error})") from error
+    # Of an arbitrary file also NotImplementedError, UnicodeDecodeError, struct.error, ...
+    except Exception as error:
+        raise DamagedError(f"a broken zip archive ({reason(error)})") from error
     pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
         raise DamagedError("it is a zip archive, but none that PyTorch writes")
@@ -132,7 +134,7 @@ def _read_zip(data: Any) -> Any:
         def read():
             values = _member(data, members, f"{root}data/{key}")
             if len(values) != size * kind.itemsize:
-                raise DamagedError(f"the storage {key!r} is not of the size that its tensors have")
+                raise DamagedError(f"the storage {shown(key)} is not of the size its tensors have")
             return np.frombuffer(values, kind)
 
         return storages.setdefault(key, Storage(kind, size, read))
@@ -145,14 +147,14 @@ def _member(data: Any, members: Mapping[str, zipfile.ZipInfo], name: str) -> mem
     """Return a member's bytes where they lie; only what is stored as it is, as PyTorch does."""
     info = members.get(name)
     if info is None:
-        raise DamagedError(f"a broken zip archive ({name!r} is missing)")
+        raise DamagedError(f"a broken zip archive ({shown(name)} is missing)")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise DamagedError(f"a zip archive that PyTorch did not write ({name!r} is compressed)")
+        raise DamagedError(f"a zip archive not of PyTorch's ({shown(name)} is compressed)")
     header = data[info.header_offset : info.header_offset + 30]
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     start = info.header_offset + 30 + lengths
     if header[:4] != b"PK\x03\x04" or start + info.file_size > len(data):
-        raise DamagedError(f"a broken zip archive ({name!r} is cut short)")
+        raise DamagedError(f"a broken zip archive ({shown(name)} is cut short)")
     return memoryview(data)[start : start + info.file_size]
 
 
@@ -163,7 +165,8 @@ def _storage_identity(identity: Any) -> tuple:
     _, kind, key, _, size, *view = identity
     name = kind.name if isinstance(kind, Name) else None
     if name not in STORAGES:
-        raise DamagedError(f"tensors of the type {name or kind!r}, which holds no plain numbers")
+        kind = shown(kind if name is None else name)
+        raise DamagedError(f"tensors of the type {kind}, which holds no plain numbers")
     if not isinstance(key, str) or type(size) is not int or not 0 <= size < 1 << 48:
         raise DamagedError("a storage whose size is no number")
     return STORAGES[name], key, size, *view

@@ -16,6 +16,8 @@ import numpy as np
 
 # Classes of layers and settings, whose state is read and whose code is not.
 _INERT_MODULES = ("torch.nn.", "torch_utils.", "training.", "dnnlib.", "R3GAN.")
+# Whatever a program made of arbitrary bytes may run into.
+_BROKEN = (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, Warning)
 _DTYPE = re.compile(r"[<>|=]?[biuf][1248]")
 
 
@@ -81,7 +83,9 @@ class Tensor(NamedTuple):
             raise DamagedError(f"a tensor of shape {self.shape} reaches beyond its storage")
         if not count:
             return np.zeros([min(size, 1) for size in self.shape], data.dtype)
-        strides = [stride * data.itemsize for stride in self.strides]
+        # The stride of an axis of length one is never taken, and can be any number.
+        steps = zip(self.shape, self.strides, strict=True)
+        strides = [stride * data.itemsize if size > 1 else 0 for size, stride in steps]
         start = data[self.offset :]
         return np.lib.stride_tricks.as_strided(start, self.shape, strides, writeable=False)
 
@@ -119,15 +123,18 @@ def load(
     Raises:
       DamagedError: the pickle asks for a name that is not allowed, is broken, or is none.
     """
-    machine = _Machine(persistent, storage_from_bytes)
+    start = file.tell()
+    file.seek(0, 2)
+    length = file.tell() - start
+    file.seek(start)
+    machine = _Machine(persistent, storage_from_bytes, length)
     try:
         for opcode, argument, _ in pickletools.genops(file):
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except DamagedError:
         raise
-    # Whatever a program made of arbitrary bytes may run into.
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except (*_BROKEN, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(f"no sound pickle ({reason[:120]})") from error
 
@@ -135,7 +142,9 @@ def load(
 class _Machine:
     """The stack, the marks and the memo of a pickle that is being read."""
 
-    def __init__(self, persistent, storage_from_bytes):
+    def __init__(self, persistent, storage_from_bytes, length):
+        # What calls and items may copy, in elements and bytes: a value can be used many times.
+        self.left = 4 * length + (1 << 20)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -185,10 +194,17 @@ class _Machine:
     def append(self, items):
         _extend(self.stack[-1], items)
 
+    def spend(self, value):
+        self.left -= 1 + (len(value) if hasattr(value, "__len__") else 0)
+        if self.left < 0:
+            raise DamagedError("no sound pickle (it copies the same values again and again)")
+
     def set_items(self, items):
         target = self.stack[-1]
+        _check_keys(items[::2])
         pairs = zip(items[::2], items[1::2], strict=True)
         if isinstance(target, Record):  # a subclass of dict
+            self.spend(target.state)
             target.state = {**(target.state or {}), **dict(pairs)}
         elif isinstance(target, dict):
             target.update(pairs)
@@ -212,6 +228,8 @@ class _Machine:
         """Push what a name makes of arguments."""
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise DamagedError(f"it calls a {type(function).__name__}, which is no name")
+        for argument in arguments:
+            self.spend(argument)
         if function == _FROM_BYTES and self.storage_from_bytes is not None:
             result = self.storage_from_bytes(*arguments)
         elif str(function) in ARRAY_TYPES:
@@ -254,11 +272,16 @@ class _Machine:
         self.stack.append(self.persistent(identity))
 
 
+def shown(value: Any) -> str:
+    """Return a value for a message: a list whose elements are one list can be of any length."""
+    return repr(value[:100]) if isinstance(value, str | bytes) else type(value).__name__
+
+
 def _extend(target: Any, items: Iterable[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif isinstance(target, set):
-        target.update(items)
+        target.update(_check_keys(items))
     elif not isinstance(target, Record):  # a record may be a subclass of list
         raise DamagedError(f"no sound pickle (elements of a {type(target).__name__})")
 
@@ -266,9 +289,10 @@ def _extend(target: Any, items: Iterable[Any]) -> None:
 def _check(name: Name) -> None:
     """Refuse a name that is neither on the list nor a class of layers or settings."""
     if str(name) not in ARRAY_TYPES and not str(name).startswith(_INERT_MODULES):
+        asked = " ".join(str(name)[:100].split())
         raise DamagedError(
-            f"it asks for {name}, which is none of the array types that this reader knows; nothing "
-            "in it was run, and nothing in it should be unless you trust where it comes from"
+            f"it asks for {asked}, which is none of the array types that this reader knows; "
+            "nothing in it was run, and nothing should be unless you trust where it comes from"
         )
 
 
@@ -285,19 +309,41 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _dict(*arguments: Any) -> dict:
-    return dict(*arguments)
+def _check_keys(keys: Iterable[Any]) -> list[Any]:
+    """Return keys of a dict or elements of a set, if they can be hashed.
+
+    Python's own hash of tuples within tuples, without end, overflows the stack of the process.
+    """
+    keys = list(keys)
+    for key in keys:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise DamagedError("no sound pickle (a key that is a tuple of tuples)")
+    return keys
+
+
+def _dict(items: Any = ()) -> dict:
+    pairs = list(items.items() if isinstance(items, dict) else items)
+    _check_keys(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _set(items: Any = ()) -> set:
+    return set(_check_keys(items))
+
+
+def _frozenset(items: Any = ()) -> frozenset:
+    return frozenset(_check_keys(items))
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise DamagedError(f"bytes in the encoding {encoding!r}")
+        raise DamagedError(f"bytes in the encoding {shown(encoding)}")
     return text.encode("latin1")
 
 
 def _dtype(code: Any, *_: Any) -> np.dtype:
     if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-        raise DamagedError(f"an array of the type {code!r}, which holds no plain numbers")
+        raise DamagedError(f"an array of the type {shown(code)}, which holds no plain numbers")
     return np.dtype(code)
 
 
@@ -352,10 +398,10 @@ ARRAY_TYPES: Mapping[str, Callable[..., Any]] = {
     "builtins.dict": _dict,
     "__builtin__.dict": _dict,
     "dnnlib.util.EasyDict": _dict,
-    "builtins.set": set,
-    "__builtin__.set": set,
-    "builtins.frozenset": frozenset,
-    "__builtin__.frozenset": frozenset,
+    "builtins.set": _set,
+    "__builtin__.set": _set,
+    "builtins.frozenset": _frozenset,
+    "__builtin__.frozenset": _frozenset,
     "builtins.bytearray": _bytes,
     "_codecs.encode": _encode,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
@@ -417,7 +463,7 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "FROZENSET": lambda machine, _: machine.stack.append(frozenset(machine.pop_to_mark())),
+    "FROZENSET": lambda machine, _: machine.stack.append(_frozenset(machine.pop_to_mark())),
     "DICT": lambda machine, _: machine.stack.append(_pairs(machine.pop_to_mark())),
     "SETITEM": lambda machine, _: machine.set_items(
         [machine.stack.pop(), machine.stack.pop()][::-1]
@@ -437,4 +483,4 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
 
 
 def _pairs(items: list) -> dict:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return _dict(zip(items[::2], items[1::2], strict=True))

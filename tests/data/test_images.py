@@ -160,6 +160,21 @@ def test_a_decompression_bomb_is_refused(side):
         decoded(content)
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "tiff", "bmp"])
+def test_large_images_are_read_like_others_and_their_files_stay_open(kind, monkeypatch):
+    file = io.BytesIO(encode(halves(16, 24, axis=0), kind))
+    expected = decode(file, "cat", ImageRule())
+    monkeypatch.setattr("ganjax.data.images._LARGE_PIXELS", 10)
+    for rule in (ImageRule(), ImageRule((4, 4), 1)):
+        file.seek(0)
+        assert header(file, "cat") == expected.shape
+        file.seek(0)
+        found = decode(file, "cat", rule)
+        assert found.shape == (expected.shape if rule.size is None else (4, 4, 1))
+    file.seek(0)
+    np.testing.assert_array_equal(decode(file, "cat", ImageRule()), expected)
+
+
 def test_floats_are_refused():
     content = encode(Image.fromarray(np.zeros((2, 2), np.float32)), "tiff")
     with pytest.raises(InputError, match=r"cat\.png holds floats"):

@@ -247,7 +247,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_all_there(tmp_p
             return b"a" * size
 
     monkeypatch.setattr("ganjax.data.text._LARGEST_BYTES", 1 << 26)
-    monkeypatch.setattr("gzip.open", lambda path: Endless())
+    monkeypatch.setattr("gzip.GzipFile", lambda fileobj: Endless())
     with pytest.raises(InputError, match=r"a\.txt\.gz holds more than"):
         load_text(write(tmp_path / "a.txt.gz", "a"))
     assert sum(read) < 1 << 27
