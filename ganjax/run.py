@@ -92,9 +92,7 @@ class RunDirectory:
             hint = "" if self.path.exists() else "; there is no such directory"
             raise InputError(f"{self.shown} holds no run: {CONFIG} is missing{hint}")
         record = parse_json(self._text(CONFIG), f"{self.shown}/{CONFIG}")
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(name), dict) for name in ("config", "data")
-        ):
+        if not isinstance(record, dict) or "config" not in record or "data" not in record:
             raise InputError(f"{self.shown}/{CONFIG} is not what a run writes there")
         wrong = _wrong_entry(record)
         if wrong:
@@ -255,8 +253,9 @@ def _wrong_entry(record: Mapping[str, Any]) -> str | None:
     They decide on shapes and names, and were written by whoever trained the model.
     """
     data = record["data"]
-    if not isinstance(data, dict):
-        return "its data is no mapping"
+    for name in ("data", "config"):
+        if not isinstance(record[name], dict):
+            return f"its {name} is no mapping"
     shape = data.get("shape", [])
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
         return "data.shape is no list of positive numbers"
