@@ -26,11 +26,13 @@ from etils import epath
 
 from ganjax.checkpoint_files import (
     FORMAT,
+    NAME,
     Checkpoint,
     DamagedError,
     barrier,
     cause,
     damage_of_new,
+    emptied,
     everywhere,
     is_committed,
     is_record,
@@ -50,7 +52,6 @@ from ganjax.quiet import is_wanted, quiet_leftovers, settle
 from ganjax.types import InputError
 
 _LATER_METRICS = "metrics.json"
-_NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNFINISHED = re.compile(r"\d+(\.\d+)?\.(orbax-checkpoint-tmp.*|removed)")
 
 
@@ -259,6 +260,13 @@ class Checkpointer:
         """Return the steps that have a committed checkpoint, in increasing order."""
         return sorted({checkpoint.step for checkpoint in self._checkpoints()})
 
+    def emptied(self) -> list[str]:
+        """Return the directories that are named like checkpoints and hold nothing.
+
+        No training leaves one, killed or not: somebody, or a disk, has taken what was there.
+        """
+        return emptied(self.directory)
+
     def latest_step(self) -> int | None:
         """Return the step of the checkpoint that was written last, or None."""
         checkpoints = self._checkpoints()
@@ -369,7 +377,7 @@ class Checkpointer:
             return []
         found = []
         for path in self.directory.iterdir():
-            match = _NAME.fullmatch(path.name)
+            match = NAME.fullmatch(path.name)
             if match and is_committed(path):
                 if path.name not in self._records:
                     with contextlib.suppress(OSError, ValueError):  # then it is damaged
@@ -413,8 +421,9 @@ class Checkpointer:
         return newest_first
 
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
-        damage = []
-        for checkpoint in self._candidates(step):
+        candidates = self._candidates(step)
+        damage = [f"{self.directory / name} is empty" for name in self.emptied() if step is None]
+        for checkpoint in candidates:
             try:
                 made = callable(like) and checkpoint.record is not None
                 tree = like(checkpoint.record["metadata"]) if made else like
@@ -451,7 +460,7 @@ class Checkpointer:
 
     def _remove_unfinished(self) -> None:
         for path in self.directory.iterdir() if self.directory.exists() else ():
-            is_name = _NAME.fullmatch(path.name) and is_remote(path)
+            is_name = NAME.fullmatch(path.name) and is_remote(path)
             if _UNFINISHED.fullmatch(path.name) or (is_name and not is_committed(path)):
                 self._remove(path)
         barrier("ganjax_checkpoint_unfinished")
@@ -464,7 +473,7 @@ class Checkpointer:
             # First make it no checkpoint, at one stroke: removing many files may be cut short.
             if is_remote(path):
                 (path / "commit_success.txt").unlink(missing_ok=True)
-            elif _NAME.fullmatch(path.name):
+            elif NAME.fullmatch(path.name):
                 path = path.rename(self.directory / f"{path.name}.removed")
             path.rmtree()
         except OSError as error:

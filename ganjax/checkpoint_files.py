@@ -1,6 +1,7 @@
 """One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from ganjax.quiet import quiet_leftovers, settle
 from ganjax.types import InputError
 
 FORMAT = 1  # of records; what has none is of this one
+NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # of a checkpoint's directory
 
 
 class DamagedError(Exception):
@@ -166,6 +168,13 @@ def is_committed(path: epath.Path) -> bool:
         return path.is_dir() and any(path.iterdir())
     except PermissionError:
         return True  # there is something, which counts as damaged
+
+
+def emptied(directory: epath.Path) -> list[str]:
+    if is_remote(directory) or not directory.exists():
+        return []
+    there = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    return sorted(path.name for path in there if path.is_dir() and not is_committed(path))
 
 
 def cause(error: Exception) -> str:

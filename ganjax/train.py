@@ -204,6 +204,11 @@ class _Training:
                     f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
                     "bring them back, or start again in a new --run-directory"
                 )
+            if emptied := self.checkpoints.emptied():
+                raise InputError(
+                    f"{self.run.checkpoints} has no checkpoint, but empty directories for "
+                    f"{', '.join(emptied)}: bring back what was there, or remove them"
+                )
             self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
             return None
         metadata = self.checkpoints.metadata()
