@@ -30,6 +30,7 @@ from ganjax.checkpoint_files import (
     Checkpoint,
     DamagedError,
     barrier,
+    best_first,
     cause,
     damage_of_new,
     emptied,
@@ -240,6 +241,7 @@ class Checkpointer:
                 damage = self._proof.result()
             except Exception as error:
                 step, self._pending = self._pending, None
+                self._end_writer()
                 failure = self._failure(step, error)
                 settle()
                 raise failure from error
@@ -261,10 +263,7 @@ class Checkpointer:
         return sorted({checkpoint.step for checkpoint in self._checkpoints()})
 
     def emptied(self) -> list[str]:
-        """Return the directories that are named like checkpoints and hold nothing.
-
-        No training leaves one, killed or not: somebody, or a disk, has taken what was there.
-        """
+        """Return directories with the names of checkpoints and nothing inside: not our doing."""
         return emptied(self.directory)
 
     def latest_step(self) -> int | None:
@@ -274,7 +273,7 @@ class Checkpointer:
 
     def best_step(self) -> int | None:
         """Return the step with the best finite `best_metric`, or None."""
-        best = self._best(self._sound())
+        best = best_first(self._sound(), self.best_metric, self.best_mode)
         return best[0].step if best else None
 
     def metadata(self, step: int | None = None) -> dict:
@@ -329,10 +328,7 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            if self._writer is not None:
-                writer, self._writer = self._writer, None
-                self._prover.shutdown()
-                writer.close()
+            self._end_writer()
 
     def _start_writer(self) -> None:
         for name in ("absl", "asyncio"):
@@ -341,6 +337,13 @@ class Checkpointer:
         self._remove_unfinished()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._prover = ThreadPoolExecutor(1, "ganjax-checkpoint-proof")
+
+    def _end_writer(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._prover.shutdown()
+            with contextlib.suppress(Exception):  # what went wrong has been said
+                writer.close()
 
     def _make_again(self) -> None:
         """Go on where somebody has removed the checkpoints; not where the run itself is gone."""
@@ -400,13 +403,6 @@ class Checkpointer:
         }
         return sorted(last.values(), key=lambda checkpoint: checkpoint.record["sequence"])
 
-    def _best(self, checkpoints: list["Checkpoint"]) -> list["Checkpoint"]:
-        def value(checkpoint: Checkpoint) -> float:
-            return checkpoint.record["metrics"].get(self.best_metric, math.nan)
-
-        ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
-        return sorted(ranked, key=value, reverse=self.best_mode == "max")
-
     def _candidates(self, step: int | None) -> list["Checkpoint"]:
         """Return where to look for a step, the newest first."""
         self.wait()
@@ -446,7 +442,8 @@ class Checkpointer:
         sound = self._sound()
         if sound and sound[-1].path.name not in self._proven:
             return
-        kept = sound[-self.keep_last :] + self._best(sound)[: self.keep_best]
+        best = best_first(sound, self.best_metric, self.best_mode)
+        kept = sound[-self.keep_last :] + best[: self.keep_best]
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]
         kept += [checkpoint for checkpoint in sound if checkpoint.step in self._held]

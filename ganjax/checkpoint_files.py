@@ -1,5 +1,6 @@
 """One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -63,6 +64,16 @@ def place_of(checkpoint: Checkpoint, others: list[Checkpoint]) -> float:
         return int(checkpoint.path.name.split(".")[1])
     earlier = (c.record["sequence"] for c in others if c.record and c.step < checkpoint.step)
     return max(earlier, default=0) + 0.5
+
+
+def best_first(checkpoints: list[Checkpoint], metric: str | None, mode: str) -> list[Checkpoint]:
+    """Return those whose metric is finite, the best (of "min" or "max") first."""
+
+    def value(checkpoint: Checkpoint) -> float:
+        return checkpoint.record["metrics"].get(metric, math.nan)
+
+    ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
+    return sorted(ranked, key=value, reverse=mode == "max")
 
 
 def read_state(checkpoint: Checkpoint, like: Any, *, whole: bool) -> Any:

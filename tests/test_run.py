@@ -2,10 +2,12 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from ganjax.loop import Progress
@@ -114,6 +116,49 @@ def test_values_that_are_not_finite_are_null(run):
     (line,) = (run.path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
     assert run.curves() == {"c": ([1], [1.0])}
+
+
+def test_events_are_what_tensorboard_reads(run):
+    log = MetricsLog(run, 0)
+    log.write(10, {"loss": 0.5, "other": 2.0})
+    log.close()
+    log = MetricsLog(run, 4)
+    log.picture("samples", np.zeros((3, 2, 3), np.uint8), 7)
+    log.close()
+    from tensorboardX.proto import event_pb2
+
+    def events(path):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack("Q", data[:8])
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+    # Two in one second have one name: the second takes the place of the first.
+    (path, *_) = sorted(run.path.glob("events.out.tfevents.*"))[::-1]
+    version, start, picture = events(path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, start.session_log.START)
+    assert (picture.step, picture.summary.value[0].tag) == (7, "samples")
+    assert picture.summary.value[0].image.height == 3
+
+
+def test_a_disk_that_takes_no_events(run, monkeypatch):
+    log = MetricsLog(run, 0)
+    log._events._last.result()
+
+    def full(event):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._events, "_write", full)
+
+    def write():
+        for step in range(1000):  # never waits for a thread that has died
+            log.write(step, {"loss": 0.5})
+
+    with pytest.raises(InputError, match="No space left on device"):
+        write()
+    log.close()
 
 
 def test_a_log_does_not_import_torch(run, tmp_path):

@@ -131,10 +131,6 @@ def data_file_missing(checkpoint):
     max(data_files(checkpoint), key=lambda path: path.stat().st_size).unlink()
 
 
-def names_missing(checkpoint):
-    (checkpoint / "state" / "_METADATA").unlink()
-
-
 def record_unreadable(checkpoint):
     """A directory in its place: root may read what nobody may."""
     (checkpoint / "record" / "metadata").unlink()
@@ -167,7 +163,6 @@ FAULTS = {
     record_missing: f"4 is damaged: {RECORD}",
     arrays_missing: f"4 is damaged: {UNREADABLE}",
     data_file_missing: "4 is damaged: ",
-    names_missing: f"4 is damaged: {UNREADABLE}",
     record_unreadable: f"4 is damaged: {RECORD}",
     data_unreadable: "4 is damaged: ",
     of_a_foreign_library: f"4 is damaged: {RECORD}",
@@ -365,11 +360,12 @@ def test_broken_scores_do_not_stop_a_training(run, ring_run, text):
 
 
 def before_the_save_of(step, monkeypatch, function):
-    """Call a function in the middle of a training."""
+    """Call a function in the middle of a training, while no save is in flight."""
     save = train._Training._save
 
     def and_then(self, at, state):
         if at == step:
+            self.checkpoints.wait()
             function()
         save(self, at, state)
 
