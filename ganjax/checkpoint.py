@@ -392,7 +392,7 @@ class Checkpointer:
                         self._records[path.name]["metrics"] |= later
                 found.append(Checkpoint(path, int(match[1]), self._records.get(path.name)))
         sequences = {c.path.name: place_of(c, found) for c in found}
-        return sorted(found, key=lambda checkpoint: sequences[checkpoint.path.name])
+        return sorted(found, key=lambda found: (sequences[found.path.name], found.step))
 
     def _sound(self) -> list["Checkpoint"]:
         """Return the checkpoints not known to be damaged: for each step the one written last."""

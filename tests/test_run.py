@@ -34,6 +34,35 @@ def test_an_empty_directory_will_do(tmp_path):
     assert RunDirectory(str(tmp_path)).record() == RECORD
 
 
+def test_what_a_process_left_that_was_killed_in_create_is_no_obstacle(tmp_path):
+    (tmp_path / "lock").write_text("12345")
+    (tmp_path / "config.json.new").write_text('{"conf')
+    RunDirectory(tmp_path).create(RECORD)
+    assert RunDirectory(tmp_path).record() == RECORD
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
+
+
+def test_of_two_that_create_one_becomes_the_run(tmp_path):
+    with RunDirectory(tmp_path).locked(), pytest.raises(InputError, match="is in use by process"):
+        RunDirectory(tmp_path).create(RECORD)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_run_that_is_gone_or_taken_is_noticed(run):
+    run.check_held()
+    with run.locked():
+        run.check_held()
+        (run.path / "lock").unlink()
+        run.check_held()
+        (run.path / "lock").write_text("12345")
+        with pytest.raises(InputError, match="process 12345 has begun anew there"):
+            run.check_held()
+        (run.path / "config.json").unlink()
+        with pytest.raises(InputError, match=r"was removed while it trained \(config.json is gone"):
+            run.check_held()
+    run.check_held()
+
+
 def test_create_overwrites_nothing(run):
     with pytest.raises(InputError, match=r"already holds a run; continue it with `ganjax resume"):
         run.create({**RECORD, "config": {}})
