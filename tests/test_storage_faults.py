@@ -182,6 +182,34 @@ def test_a_damaged_checkpoint_is_skipped(fault, run, ring_run):
     assert contents(run / "checkpoints" / "4") == struck, "what is damaged is left as it is"
 
 
+AS_ANYBODY = """
+import os, sys
+command = [sys.executable, "-m", "ganjax.cli", "resume", "run"]
+if os.geteuid() == 0:  # who reads everything, unless that is taken away
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+os.execvp(command[0], command)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [".", "record/metadata", "state"])
+def test_what_must_not_be_read_is_skipped(what, run, ring_run, tmp_path):
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root reads whatever the permissions are: setpriv, which ends that, is missing")
+    path = run / "checkpoints" / "4" / what
+    mode = path.stat().st_mode
+    path.chmod(0)
+    process = start(["-c", AS_ANYBODY], tmp_path)
+    _, err = process.communicate(timeout=120)
+    path.chmod(mode)
+    assert process.returncode == 0, err
+    (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "checkpoints/4 is damaged: " in warning
+    assert warning.endswith("; went back to step 2")
+    assert "Traceback" not in err
+    assert_as_undisturbed(ring_run._replace(run=RunDirectory(run)), ring_run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_damage_behind_the_latest_does_no_harm(fault, run, ring_run):
