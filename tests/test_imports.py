@@ -34,6 +34,7 @@ FLOORS = [
         "checkpoint_files",
         "digest",
         "quiet",
+        "events",
         "data",
         "evaluation",
         "interop",
