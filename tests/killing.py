@@ -93,7 +93,8 @@ def end_at_random(
     Args:
       folder: where the run directories lie.
       ends: how many processes to end.
-      life: seconds that an undisturbed process takes.
+      life: seconds that an undisturbed process takes; of later ones that is measured anew, because
+        the machine may have other work at one time and not at another.
       number: of the signal.
       chance: gives the moments.
       cache: of compiled programs.
@@ -102,8 +103,9 @@ def end_at_random(
     result = Ends()
     while True:
         run = f"{name}-{len(result.finished)}"
+        is_restart = (folder / run / "config.json").exists()
+        result.restarts += is_restart
         process = begin(folder, run, cache)
-        result.restarts += (folder / run / "config.json").exists()
         began, done = time.time(), sum(result.phases.values()) == ends
         try:
             process.wait(300 if done else chance.uniform(0, life))
@@ -127,6 +129,8 @@ def end_at_random(
             result.steps.append(last_step(folder / run))
             continue
         assert code == 0, f"{run}: exit code {code}\n{out}\n{err}"
+        if phase is None and not is_restart:
+            life = time.time() - began
         result.finished.append(folder / run)
         if done:
             return result
