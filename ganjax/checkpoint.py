@@ -27,18 +27,22 @@ from etils import epath
 
 from ganjax.checkpoint_files import (
     FORMAT,
+    NAME,
     Checkpoint,
     DamagedError,
     all_agree,
     barrier,
+    best_first,
     cause,
     damage_of_new,
+    emptied,
     is_committed,
     is_record,
     is_remote,
     of_first,
     place_of,
     read_state,
+    remove,
 )
 from ganjax.digest import (
     described,
@@ -52,7 +56,6 @@ from ganjax.quiet import is_wanted, quiet_leftovers, settle
 from ganjax.types import InputError
 
 _LATER_METRICS = "metrics.json"
-_NAME = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNFINISHED = re.compile(r"\d+(\.\d+)?\.(orbax-checkpoint-tmp.*|removed)")
 
 
@@ -247,6 +250,7 @@ class Checkpointer:
                 damage = self._proof.result()
             except Exception as error:
                 step, self._pending = self._pending, None
+                self._end_writer()
                 failure = self._failure(step, error)
                 settle()
                 raise failure from error
@@ -267,6 +271,10 @@ class Checkpointer:
         """Return the steps that have a committed checkpoint, in increasing order."""
         return sorted({checkpoint.step for checkpoint in self._checkpoints()})
 
+    def emptied(self) -> list[str]:
+        """Return directories with the names of checkpoints and nothing inside: not our doing."""
+        return emptied(self.directory)
+
     def latest_step(self) -> int | None:
         """Return the step of the checkpoint that was written last, or None."""
         checkpoints = self._checkpoints()
@@ -274,7 +282,7 @@ class Checkpointer:
 
     def best_step(self) -> int | None:
         """Return the step with the best finite `best_metric`, or None."""
-        best = self._best(self._sound())
+        best = best_first(self._sound(), self.best_metric, self.best_mode)
         return best[0].step if best else None
 
     def metadata(self, step: int | None = None) -> dict:
@@ -329,10 +337,7 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            if self._writer is not None:
-                writer, self._writer = self._writer, None
-                self._prover.shutdown()
-                writer.close()
+            self._end_writer()
 
     def _start_writer(self) -> None:
         for name in ("absl", "asyncio"):
@@ -341,6 +346,13 @@ class Checkpointer:
         self._remove_unfinished()
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._prover = ThreadPoolExecutor(1, "ganjax-checkpoint-proof")
+
+    def _end_writer(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._prover.shutdown()
+            with contextlib.suppress(Exception):  # what went wrong has been said
+                writer.close()
 
     def _make_again(self) -> None:
         """Go on where somebody has removed the checkpoints; not where the run itself is gone."""
@@ -364,7 +376,8 @@ class Checkpointer:
 
     def _failure(self, step: int, error: Exception) -> InputError:
         """Remove what is left of a failed save and say what happened."""
-        self._remove_unfinished()
+        if jax.process_count() == 1:  # others may not have failed, and would not come to this
+            self._remove_unfinished()
         kept = self.latest_step()
         return InputError(
             f"{self.directory}: the checkpoint of step {step} could not be written "
@@ -378,7 +391,7 @@ class Checkpointer:
             return []
         found = []
         for path in self.directory.iterdir():
-            match = _NAME.fullmatch(path.name)
+            match = NAME.fullmatch(path.name)
             if match and is_committed(path):
                 if path.name not in self._records:
                     with contextlib.suppress(OSError, ValueError):  # then it is damaged
@@ -390,7 +403,7 @@ class Checkpointer:
                         self._records[path.name]["metrics"] |= later
                 found.append(Checkpoint(path, int(match[1]), self._records.get(path.name)))
         sequences = {c.path.name: place_of(c, found) for c in found}
-        return sorted(found, key=lambda checkpoint: sequences[checkpoint.path.name])
+        return sorted(found, key=lambda found: (sequences[found.path.name], found.step))
 
     def _sound(self) -> list["Checkpoint"]:
         """Return the checkpoints not known to be damaged: for each step the one written last."""
@@ -400,13 +413,6 @@ class Checkpointer:
             if checkpoint.record and checkpoint.path.name not in self._damaged
         }
         return sorted(last.values(), key=lambda checkpoint: checkpoint.record["sequence"])
-
-    def _best(self, checkpoints: list["Checkpoint"]) -> list["Checkpoint"]:
-        def value(checkpoint: Checkpoint) -> float:
-            return checkpoint.record["metrics"].get(self.best_metric, math.nan)
-
-        ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
-        return sorted(ranked, key=value, reverse=self.best_mode == "max")
 
     def _candidates(self, step: int | None) -> list["Checkpoint"]:
         """Return where to look for a step, the newest first."""
@@ -422,8 +428,9 @@ class Checkpointer:
         return newest_first
 
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
-        damage = []
-        for checkpoint in self._candidates(step):
+        candidates = self._candidates(step)
+        damage = [f"{self.directory / name} is empty" for name in self.emptied() if step is None]
+        for checkpoint in candidates:
             wrong = None
             try:
                 made = callable(like) and checkpoint.record is not None
@@ -450,7 +457,8 @@ class Checkpointer:
         sound = self._sound()
         if sound and sound[-1].path.name not in self._proven:
             return
-        kept = sound[-self.keep_last :] + self._best(sound)[: self.keep_best]
+        best = best_first(sound, self.best_metric, self.best_mode)
+        kept = sound[-self.keep_last :] + best[: self.keep_best]
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]
         kept += [checkpoint for checkpoint in sound if checkpoint.step in self._held]
@@ -464,24 +472,15 @@ class Checkpointer:
 
     def _remove_unfinished(self) -> None:
         for path in self.directory.iterdir() if self.directory.exists() else ():
-            is_name = _NAME.fullmatch(path.name) and is_remote(path)
+            is_name = NAME.fullmatch(path.name) and is_remote(path)
             if _UNFINISHED.fullmatch(path.name) or (is_name and not is_committed(path)):
                 self._remove(path)
         barrier("ganjax_checkpoint_unfinished")
 
     def _remove(self, path: epath.Path) -> None:
         self._records.pop(path.name, None)
-        if jax.process_index() != 0:
-            return
-        try:
-            # First make it no checkpoint, at one stroke: removing many files may be cut short.
-            if is_remote(path):
-                (path / "commit_success.txt").unlink(missing_ok=True)
-            elif _NAME.fullmatch(path.name):
-                path = path.rename(self.directory / f"{path.name}.removed")
-            path.rmtree()
-        except OSError as error:
-            warnings.warn(f"{path} could not be removed ({cause(error)})", stacklevel=2)
+        if jax.process_index() == 0:
+            remove(path)
 
 
 def restore_subtree(

@@ -1,6 +1,9 @@
 """One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
 
+import math
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +28,7 @@ from ganjax.quiet import quiet_leftovers, settle
 from ganjax.types import InputError
 
 FORMAT = 1  # of records; what has none is of this one
+NAME = re.compile(r"(\d+)(?:\.(\d+))?")  # of a checkpoint's directory
 
 
 class DamagedError(Exception):
@@ -61,6 +65,16 @@ def place_of(checkpoint: Checkpoint, others: list[Checkpoint]) -> float:
         return int(checkpoint.path.name.split(".")[1])
     earlier = (c.record["sequence"] for c in others if c.record and c.step < checkpoint.step)
     return max(earlier, default=0) + 0.5
+
+
+def best_first(checkpoints: list[Checkpoint], metric: str | None, mode: str) -> list[Checkpoint]:
+    """Return those whose metric is finite, the best (of "min" or "max") first."""
+
+    def value(checkpoint: Checkpoint) -> float:
+        return checkpoint.record["metrics"].get(metric, math.nan)
+
+    ranked = [checkpoint for checkpoint in checkpoints if math.isfinite(value(checkpoint))]
+    return sorted(ranked, key=value, reverse=mode == "max")
 
 
 def read_state(checkpoint: Checkpoint, like: Any, *, whole: bool) -> Any:
@@ -166,6 +180,26 @@ def is_committed(path: epath.Path) -> bool:
         return path.is_dir() and any(path.iterdir())
     except PermissionError:
         return True  # there is something, which counts as damaged
+
+
+def emptied(directory: epath.Path) -> list[str]:
+    if is_remote(directory) or not directory.exists():
+        return []
+    there = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    return sorted(path.name for path in there if path.is_dir() and not is_committed(path))
+
+
+def remove(path: epath.Path) -> None:
+    """Remove a checkpoint, or what is left of one; warn where that is not possible."""
+    try:
+        # First make it no checkpoint, at one stroke: removing many files may be cut short.
+        if is_remote(path):
+            (path / "commit_success.txt").unlink(missing_ok=True)
+        elif NAME.fullmatch(path.name):
+            path = path.rename(path.with_name(f"{path.name}.removed"))
+        path.rmtree()
+    except OSError as error:
+        warnings.warn(f"{path} could not be removed ({cause(error)})", stacklevel=2)
 
 
 def cause(error: Exception) -> str:

@@ -43,6 +43,10 @@ def is_wanted(record: logging.LogRecord) -> bool:
     failed = re.match(r"\[process=(%s|\d+)\] Failed to run", text) or "_SignalingThread" in text
     if failed and "orbax" in record.pathname:
         return False
+    # Of a save whose one thread was quicker than another, and of a failed one.
+    internal = ("Metadata file does not exist", "Failed to write metadata")
+    if text.startswith(internal) and "orbax" in record.pathname:
+        return False
     # One of several writes that failed together: asyncio says so whenever it is collected.
     if record.exc_info and "Event loop is closed" in str(record.exc_info[1]):
         return False

@@ -12,7 +12,6 @@ evaluation.json   every score so far, each with how it was made
 import contextlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from ganjax.events import Events
 from ganjax.files import check_regular, parse_json, reading
 from ganjax.loop import Callback, Progress
 from ganjax.types import InputError
@@ -301,9 +301,7 @@ class MetricsLog:
         with _disk_errors(run.shown):
             run._replace(METRICS, "".join(json.dumps(line) + "\n" for line in kept))
             self._lines = (run.path / METRICS).open("a")
-            self._events = _import_summary_writer()(
-                str(run.path), purge_step=first_step + 1, flush_secs=30
-            )
+            self._events = Events(str(run.path), first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line; values that are not finite become null in JSON."""
@@ -312,29 +310,16 @@ class MetricsLog:
             self._lines.write(json.dumps({"step": step, **finite}) + "\n")
             self._lines.flush()
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+                self._events.scalar(name, value, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Add an (H, W, C) uint8 picture to the TensorBoard events."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        with _disk_errors(self._run.shown):
+            self._events.picture(name, image, step)
 
     def close(self) -> None:
-        with _disk_errors(self._run.shown):
+        with _disk_errors(self._run.shown), contextlib.closing(self._events):
             self._lines.close()
-            self._events.close()
-
-
-def _import_summary_writer() -> type:
-    """Import tensorboardX, which imports PyTorch if it can: a second for nothing that is used."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # as if it were not installed
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter
 
 
 def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any]) -> Callback:

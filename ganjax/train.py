@@ -1,10 +1,8 @@
 """A run from its configuration to its closing figures: `train` and `resume`."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,8 +15,8 @@ from ganjax.checkpoint import Checkpointer
 from ganjax.config import Config
 from ganjax.experiment import Experiment
 from ganjax.files import of_file
-from ganjax.judging import Judge, as_json, judge_of
-from ganjax.judging_text import TextJudge
+from ganjax.judging import as_json, judge_of
+from ganjax.pending_scores import Scores
 from ganjax.run import (
     CONFIG,
     MetricsLog,
@@ -219,6 +217,11 @@ class _Training:
                 raise InputError(
                     f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
                     "bring them back, or start again in a new --run-directory"
+                )
+            if emptied := self.checkpoints.emptied():
+                raise InputError(
+                    f"{self.run.checkpoints} has no checkpoint, but empty directories for "
+                    f"{', '.join(emptied)}: bring back what was there, or remove them"
                 )
             self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
             return None
@@ -464,39 +467,3 @@ def _usual_metric(experiment: Experiment) -> str:
     if len(experiment.model.shape) != 3:
         return "good_share"
     return next(iter(evaluation.METRICS[metrics[0] if metrics else "frechet_distance"].names))
-
-
-class Scores:
-    """Scores on their way: samples are drawn at once, what the host computes is left to a thread.
-
-    The device trains on meanwhile. No more than one score is computed at a time, and one waits.
-    """
-
-    def __init__(self, judge: Judge | TextJudge):
-        self._judge = judge
-        self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending: collections.deque = collections.deque()
-
-    def __enter__(self) -> "Scores":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def submit(self, step: int, state: TrainState) -> None:
-        if len(self._pending) > 1:
-            concurrent.futures.wait([self._pending[-2][1]])
-        look = self._judge.look(state)
-        held_out = self._judge.held_out(state)
-        self._pending.append((step, self._pool.submit(self._judge.score, look), held_out))
-
-    def ready(
-        self, *, wait: bool
-    ) -> Iterator[tuple[int, Callable[[], dict[str, evaluation.Figure]], dict[str, float]]]:
-        """Yield step, what gives the figures, and means over held-out data, of what is computed.
-
-        Or of all, where `wait`. The figures may raise what computing them raised.
-        """
-        while self._pending and (wait or self._pending[0][1].done()):
-            step, score, held_out = self._pending.popleft()
-            yield step, score.result, held_out

@@ -1,6 +1,9 @@
 """Fixtures that several test files share."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -13,3 +16,18 @@ def quick_jit():
     For tests of what a program computes, not of how it was compiled.
     """
     return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of two megabytes."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root on Linux")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk could be mounted: {done.stderr.strip()}")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)

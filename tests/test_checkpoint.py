@@ -17,8 +17,9 @@ import numpy as np
 import optax
 import pytest
 
+from ganjax import checkpoint
 from ganjax.checkpoint import Checkpointer, restore_subtree
-from ganjax.digest import digests
+from ganjax.digest import digests, nested, sealed
 from ganjax.types import InputError, Player, TrainState
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
@@ -340,6 +341,90 @@ def test_nothing_is_removed_before_the_next_is_committed(tmp_path):
     assert checkpointer.steps() == [1]
 
 
+def test_nothing_is_removed_before_the_next_is_proven(tmp_path, monkeypatch):
+    """One bit is lost between the state and the disk: the older checkpoint is all there is."""
+
+    def losing(leaves):
+        return nested({path: leaf ^ 1 for path, leaf in leaves.items()})
+
+    checkpointer = save_steps(tmp_path, [1], keep_last=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "nested", losing)
+        checkpointer.save(2, {"x": jnp.full(3, 2)}, metadata={"step": 2})
+        said = r"2 is damaged as soon as it is written: x does not have the bits.*nothing older is"
+        with pytest.warns(UserWarning, match=said):
+            checkpointer.wait()
+    assert checkpointer.steps() == [1, 2]
+    assert checkpointer.metadata() == {"step": 1}
+    checkpointer.add_metrics(1, {"fid": 1.0})
+    assert checkpointer.steps() == [1, 2]
+    with pytest.warns(UserWarning, match="2 is damaged: .*went back to step 1"):
+        assert checkpointer.restore(SMALL)[1] == {"step": 1}
+    checkpointer.save(3, {"x": jnp.full(3, 3)}, metadata={"step": 3})
+    checkpointer.wait()
+    assert checkpointer.steps() == [2, 3]  # what is damaged is left to be looked at
+    # Who comes next does not know what is sound, and removes nothing before it does.
+    save_steps(tmp_path, [4], keep_last=1).close()
+    assert Checkpointer(tmp_path).steps() == [4]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / "record" / "metadata").write_text("{}"), "it cannot be read back"),
+        (
+            lambda path: (path / "record" / "metadata").write_text(json.dumps(sealed({"a": 1}))),
+            "its record has changed",
+        ),
+        (lambda path: shutil.rmtree(path / "state"), "it cannot be read back"),
+    ],
+)
+def test_proofs_notice_what_is_gone(tmp_path, monkeypatch, damage, said):
+    finish = Checkpointer._finish
+
+    def damaging(writer, path, record, shapes):
+        writer.wait_until_finished()
+        damage(path)
+        return finish(writer, path, record, shapes)
+
+    checkpointer = save_steps(tmp_path, [1], keep_last=1)
+    monkeypatch.setattr(Checkpointer, "_finish", staticmethod(damaging))
+    checkpointer.save(2, {"x": jnp.full(3, 2)}, metadata={"step": 2})
+    with pytest.warns(UserWarning, match=said):
+        checkpointer.wait()
+    assert checkpointer.steps() == [1, 2]
+
+
+def test_a_removed_directory_is_made_again(tmp_path):
+    checkpointer = save_steps(tmp_path / "checkpoints", [1, 2])
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.warns(UserWarning, match="checkpoints was removed, and is made again"):
+        checkpointer.save(2, {"x": jnp.full(3, 7)}, metadata={"again": True})
+    state, metadata = checkpointer.restore(SMALL)
+    assert (state["x"].tolist(), metadata) == ([7, 7, 7], {"again": True})
+    shutil.rmtree(tmp_path / "checkpoints")
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    with pytest.raises(InputError, match=r"step 3 could not be written .*the latest .* is none"):
+        checkpointer.save(3, {"x": jnp.zeros(3)}, metadata={})
+    assert not tmp_path.exists()
+
+
+def test_another_format_is_refused(tmp_path):
+    save_steps(tmp_path, [1, 2]).close()
+    path = tmp_path / "2" / "record" / "metadata"
+    record = json.loads(path.read_text())["record"]
+    assert record["format"] == 1
+    path.write_text(json.dumps(sealed({**record, "format": 2})))
+    with pytest.raises(InputError, match=r"2 has format 2 and this ganjax reads format 1: use the"):
+        Checkpointer(tmp_path).restore(SMALL)
+    del record["format"]  # as it was before there was one
+    path.write_text(json.dumps(sealed(record)))
+    assert Checkpointer(tmp_path).restore(SMALL)[1] == {"step": 2}
+    path.write_text(json.dumps(sealed({"step": 2})))
+    with pytest.warns(UserWarning, match="2 is damaged: its record is missing or has changed"):
+        assert Checkpointer(tmp_path).restore(SMALL)[1] == {"step": 1}
+
+
 def test_what_is_written_last_is_latest_also_after_going_back(tmp_path):
     checkpointer = save_steps(tmp_path, [1, 2, 3], keep_last=3)
     state, _ = checkpointer.restore(SMALL, 1)
@@ -411,9 +496,11 @@ def test_empty_and_foreign_directories_are_no_checkpoints(tmp_path):
     (tmp_path / "6").write_text("")
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.steps() == [1]
-    assert checkpointer.restore(SMALL)[1] == {"step": 1}
+    with pytest.warns(UserWarning, match=r"/5 is empty; went back to step 1$"):
+        assert checkpointer.restore(SMALL)[1] == {"step": 1}
     checkpointer.save(5, {"x": jnp.full(3, 5)}, metadata={"step": 5})
-    assert checkpointer.restore(SMALL)[1] == {"step": 5}
+    with pytest.warns(UserWarning, match=r"/5 is empty; went back to step 5$"):
+        assert checkpointer.restore(SMALL)[1] == {"step": 5}
     assert sorted(os.listdir(tmp_path)) == ["1", "5", "5.2", "6", "logs"]
 
 
@@ -603,20 +690,6 @@ def test_killed_in_the_middle_of_saves(tmp_path):
 @pytest.mark.slow
 def test_killed_many_times_in_the_middle_of_saves(tmp_path):
     check_kills(tmp_path, kills=30)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root on Linux")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk could be mounted: {done.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
 
 
 def test_full_disk(small_disk, capfd):

@@ -35,6 +35,7 @@ FLOORS = [
         "checkpoint_files",
         "digest",
         "quiet",
+        "events",
         "data",
         "evaluation",
         "interop",
@@ -43,7 +44,7 @@ FLOORS = [
     },
     {"population", "feed", "progress", "loop", "run"},
     {"build", "build_text", "checks", "config", "plain", "optimizers", "experiment"},
-    {"train", "trained", "trained_text", "judging", "judging_text", "measure"},
+    {"train", "trained", "trained_text", "judging", "judging_text", "pending_scores", "measure"},
     {
         "report",
         "scores",

@@ -2,10 +2,12 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from ganjax.loop import Progress
@@ -30,6 +32,35 @@ def test_create_and_record(run):
 def test_an_empty_directory_will_do(tmp_path):
     RunDirectory(tmp_path).create(RECORD)
     assert RunDirectory(str(tmp_path)).record() == RECORD
+
+
+def test_what_a_process_left_that_was_killed_in_create_is_no_obstacle(tmp_path):
+    (tmp_path / "lock").write_text("12345")
+    (tmp_path / "config.json.new").write_text('{"conf')
+    RunDirectory(tmp_path).create(RECORD)
+    assert RunDirectory(tmp_path).record() == RECORD
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "lock"}
+
+
+def test_of_two_that_create_one_becomes_the_run(tmp_path):
+    with RunDirectory(tmp_path).locked(), pytest.raises(InputError, match="is in use by process"):
+        RunDirectory(tmp_path).create(RECORD)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_run_that_is_gone_or_taken_is_noticed(run):
+    run.check_held()
+    with run.locked():
+        run.check_held()
+        (run.path / "lock").unlink()
+        run.check_held()
+        (run.path / "lock").write_text("12345")
+        with pytest.raises(InputError, match="process 12345 has begun anew there"):
+            run.check_held()
+        (run.path / "config.json").unlink()
+        with pytest.raises(InputError, match=r"was removed while it trained \(config.json is gone"):
+            run.check_held()
+    run.check_held()
 
 
 def test_create_overwrites_nothing(run):
@@ -114,6 +145,49 @@ def test_values_that_are_not_finite_are_null(run):
     (line,) = (run.path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "a": None, "b": None, "c": 1.0}
     assert run.curves() == {"c": ([1], [1.0])}
+
+
+def test_events_are_what_tensorboard_reads(run):
+    log = MetricsLog(run, 0)
+    log.write(10, {"loss": 0.5, "other": 2.0})
+    log.close()
+    log = MetricsLog(run, 4)
+    log.picture("samples", np.zeros((3, 2, 3), np.uint8), 7)
+    log.close()
+    from tensorboardX.proto import event_pb2
+
+    def events(path):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack("Q", data[:8])
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+    # Two in one second have one name: the second takes the place of the first.
+    (path, *_) = sorted(run.path.glob("events.out.tfevents.*"))[::-1]
+    version, start, picture = events(path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, start.session_log.START)
+    assert (picture.step, picture.summary.value[0].tag) == (7, "samples")
+    assert picture.summary.value[0].image.height == 3
+
+
+def test_a_disk_that_takes_no_events(run, monkeypatch):
+    log = MetricsLog(run, 0)
+    log._events._last.result()
+
+    def full(event):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._events, "_write", full)
+
+    def write():
+        for step in range(1000):  # never waits for a thread that has died
+            log.write(step, {"loss": 0.5})
+
+    with pytest.raises(InputError, match="No space left on device"):
+        write()
+    log.close()
 
 
 def test_a_log_does_not_import_torch(run, tmp_path):

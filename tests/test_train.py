@@ -283,6 +283,20 @@ def test_two_phases_go_on_where_they_were(stop, tmp_path, monkeypatch):
     assert steps_of(resumed.run, "loss/generator") == list(range(1, 10))
 
 
+@pytest.mark.slow
+def test_going_back_from_damage_may_go_back_a_phase(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "plot_curves", lambda *_: None)
+    monkeypatch.setattr(pictures, "scatter", lambda *_: None)
+    settings = ring_config(steps=9, checkpoint_every_steps=3, log_every_steps=1, keep_last=3)
+    whole = go(two_phases(settings, 4), tmp_path / "run")
+    for step in (6, 9):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step) / "record")
+    with pytest.warns(UserWarning, match="9 is damaged: .*6 is damaged: .*back to step 4$"):
+        again = go(two_phases(settings, 4), tmp_path / "run", "latest")
+    assert_same_bits(again.state, whole.state)
+    assert steps_of(again.run, "loss/generator") == list(range(1, 10))
+
+
 # Going on, and scores of what is finished.
 
 
