@@ -210,11 +210,10 @@ class Checkpointer:
           InputError: it could not be written.
         """
         alone = jax.process_count() == 1
-        if self._pending == step:
-            if alone:
-                self.wait()
-            else:  # what else `wait` does needs the others
-                concurrent.futures.wait([self._proof])
+        if self._pending == step and alone:
+            self.wait()
+        elif self._pending == step:  # what else `wait` does needs the others
+            concurrent.futures.wait([self._proof])
         self._held.discard(step)
         named = [checkpoint for checkpoint in self._checkpoints() if checkpoint.step == step]
         if not named or named[-1].record is None:
@@ -376,7 +375,7 @@ class Checkpointer:
 
     def _failure(self, step: int, error: Exception) -> InputError:
         """Remove what is left of a failed save and say what happened."""
-        if jax.process_count() == 1:  # others may not have failed, and would not come to this
+        if jax.process_count() == 1:  # the others may not have failed
             self._remove_unfinished()
         kept = self.latest_step()
         return InputError(

@@ -117,6 +117,7 @@ def fit(algorithm, **settings):
     return state, [progress.metrics for progress in logged]
 
 
+@pytest.mark.slow
 def test_means_leave_out_what_was_skipped_and_count_it():
     one_by_one = safeguard.skip_non_finite(spoil(game(), [2, 3, 5]))
     _, singles = fit(one_by_one, steps=6, log_every_steps=1)

@@ -309,7 +309,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(run, ring_run):
         (lambda text: '{"config": 3, "data": {}}', "config.json is not what a run writes there"),
         (lambda text: text.replace('"fingerprint"', '"fingerprnt"'), "the data of .* has changed"),
         (lambda text: text.replace('"batch_size"', '"batch_sixe"'), "mean 'train.batch_size'"),
-        (None, "config.json is broken"),
+        (None, "config.json is a folder, expected a file"),
     ],
 )
 def test_a_damaged_configuration_is_refused(run, text, said):
@@ -365,7 +365,7 @@ def test_missing_metrics_are_begun_again(run, ring_run):
 def test_metrics_that_cannot_be_read(run):
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"metrics.jsonl cannot be read \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"metrics.jsonl is a folder, expected a file"):
         train.resume(str(run))
 
 
