@@ -152,6 +152,7 @@ class _Supervisor:
         self._beats = 0
         self._others: dict[int, _Other] = {}
         self._signal: int | None = None
+        self._child: subprocess.Popen | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)
         self._pipe, theirs = os.pipe()
@@ -162,6 +163,8 @@ class _Supervisor:
             pass_fds=[theirs],
         )
         os.close(theirs)
+        if self._signal is not None:  # it came before there was a child
+            self._child.send_signal(signal.SIGTERM)
         self._heard = time.monotonic()
         self._joined = False
 
@@ -169,8 +172,9 @@ class _Supervisor:
         del frame
         first = self._signal is None
         self._signal = number
-        # JAX makes all processes stop at the same step on a SIGTERM to one of them.
-        self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
+        if self._child is not None:
+            # JAX makes all processes stop at the same step on a SIGTERM to one of them.
+            self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
 
     def watch(self) -> int:
         while self._child.poll() is None:

@@ -79,7 +79,7 @@ def own_share(batch_size: int, mesh: Mesh) -> slice:
     """Return which examples of a global batch this process's devices train on."""
     place = NamedSharding(mesh, batch_spec())
     indices = place.addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index.indices(batch_size)[:2] for (index,) in indices]
+    bounds = {index.indices(batch_size)[:2] for (index,) in indices}
     share = slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
     if share.stop - share.start != batch_size // mesh.shape[AXIS] * len(bounds):
         raise ValueError("the devices of a process have to be neighbours in the mesh")

@@ -23,13 +23,14 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md",)
-SLOW_PAGES = (
+PAGES = (
+    "README.md",
     "docs/train_step.md",
     "docs/scaling.md",
     "docs/models.md",
     "docs/evaluation.md",
     "docs/text.md",
+    "docs/reliability.md",
 )
 _FENCE = re.compile(r"^(?:<!-- *(?P<mark>.*?) *-->\n)?```python\n(?P<source>.*?)^```$", re.M | re.S)
 _MARKS = {"", "8 devices", "prelude", "prelude: 8 devices"}
@@ -124,7 +125,7 @@ def blocks_of(pages: tuple[str, ...]) -> list[Block]:
     return [block for block in blocks if not block.mark.startswith("not run:")]
 
 
-BLOCKS, SLOW_BLOCKS = blocks_of(PAGES), blocks_of(SLOW_PAGES)
+BLOCKS = blocks_of(PAGES)
 
 
 def run_all(every: list[Block], tmp_path_factory) -> dict[tuple[Block, int], str | None]:
@@ -153,30 +154,20 @@ def failures(tmp_path_factory):
     return run_all(BLOCKS, tmp_path_factory)
 
 
-@pytest.fixture(scope="module")
-def slow_failures(tmp_path_factory):
-    return run_all(SLOW_BLOCKS, tmp_path_factory)
-
-
 def check(block, failures):
     assert block.mark in _MARKS, f"{block.name}: unknown comment <!-- {block.mark} -->"
     failure = failures[block, block.devices]
     assert failure is None, f"{block.name}\n{failure}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.name for block in BLOCKS])
 def test_example_runs(block, failures):
     check(block, failures)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", SLOW_BLOCKS, ids=[block.name for block in SLOW_BLOCKS])
-def test_more_examples_run(block, slow_failures):
-    check(block, slow_failures)
-
-
 def test_the_page_on_the_train_step_has_its_examples():
-    titles = {block.title for block in SLOW_BLOCKS if block.page == "docs/train_step.md"}
+    titles = {block.title for block in BLOCKS if block.page == "docs/train_step.md"}
     assert {"In a plain loop", "As the body of a scan", "shard_map", "pmap"} <= titles
 
 

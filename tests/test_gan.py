@@ -133,13 +133,13 @@ CONTRACTS = {
 }
 
 
-# One augmentation stands for all: each has tests of its own.
-SELDOM = {f"augmentation {name}" for name in augment.AUGMENTATIONS} - {"augmentation flip"}
+# A few stand for all every day: each loss, penalty and augmentation has tests of its own.
+EVERYDAY = {"everything", "loss hinge", "penalty r1"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SELDOM else ()) for n in CONTRACTS],
+    [pytest.param(n, marks=() if n in EVERYDAY else pytest.mark.slow) for n in CONTRACTS],
 )
 def test_contract_of_a_train_step(name, quick_jit):
     options = CONTRACTS[name]

@@ -97,6 +97,7 @@ def test_killed_at_any_moment(started, undisturbed):
     assert_as_undisturbed(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_stopped_by_signals(started, undisturbed, tmp_path):
     process, run = started
     process.send_signal(signal.SIGTERM)

@@ -127,6 +127,7 @@ def test_logits_and_the_gradient_penalty_are_the_official_ones(official, arrays,
         assert relative_error(named[f"D.{name}"], arrays[f"d_r1_mean/d_{name}"]) < 1e-4, name
 
 
+@pytest.mark.slow
 def test_path_lengths_are_the_official_ones_and_differentiable_again(official, arrays, quick_jit):
     gan, _ = official
 

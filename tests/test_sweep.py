@@ -163,7 +163,9 @@ def test_the_cores_of_a_cpu_share_the_members(monkeypatch, members, flags, devic
 # Interruption.
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_stopped_while_training(ring_file, tmp_path, monkeypatch, capsys, number):
     monkeypatch.chdir(tmp_path)
     progress = report.Console.progress
@@ -185,6 +187,7 @@ def test_stopped_while_training(ring_file, tmp_path, monkeypatch, capsys, number
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_stopped_while_scoring(ring_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     figures = judging.Judge.figures

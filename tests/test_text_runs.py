@@ -117,7 +117,8 @@ def test_every_model_trains_writes_and_is_scored(name, runs):
     assert 0.0 <= result.figures["bleu_2"].value <= 1.0
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_a_loaded_run_writes(name, runs):
     trained = ganjax.load(str(runs(name).run))
     assert trained.step == 6

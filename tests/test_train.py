@@ -104,13 +104,8 @@ def few_sequences(monkeypatch):
     monkeypatch.setattr("ganjax.data.text.ORACLE_EXAMPLES", 40)
 
 
-EVERYDAY = ("quickstart",)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.slow) for name in SHIPPED],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_run(name, colour_folder, tmp_path):
     settings = small(config.load_file(name), colour_folder)
     # Two logged points make a curve.
@@ -255,7 +250,8 @@ def go(experiment, directory, metadata=None):
     return training.go(train._begin(experiment, 0, None), None)
 
 
-@pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 6])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [3, 6])
 def test_two_phases_go_on_where_they_were(stop, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "plot_curves", lambda *_: None)
     monkeypatch.setattr(pictures, "scatter", lambda *_: None)

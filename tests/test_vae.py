@@ -319,6 +319,7 @@ def test_beta_weighs_the_divergence_and_can_be_swept(quick_jit):
     np.testing.assert_allclose(four - none, 4 * (one - none), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_hyperparameters_by_name(quick_jit):
     algorithm = vae(
         **networks(),
@@ -410,7 +411,7 @@ def test_scan_equals_the_loop(quick_jit):
     assert scanned.step == 4
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("micro_batches", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_micro_batches_equal_the_full_batch(quick_jit, micro_batches):
     batch = batch_of(num_classes=3)
     results = []
