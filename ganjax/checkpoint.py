@@ -124,6 +124,10 @@ class Checkpointer:
         self._damaged: set[str] = set()  # directory names
         self._held: set[int] = set()  # steps whose metrics are still to come
 
+    @property
+    def _alone(self) -> bool:
+        return jax.process_count() == 1
+
     def __enter__(self) -> "Checkpointer":
         return self
 
@@ -209,8 +213,7 @@ class Checkpointer:
         Raises:
           InputError: it could not be written.
         """
-        alone = jax.process_count() == 1
-        if self._pending == step and alone:
+        if self._pending == step and self._alone:
             self.wait()
         elif self._pending == step:  # what else `wait` does needs the others
             concurrent.futures.wait([self._proof])
@@ -231,7 +234,7 @@ class Checkpointer:
                 f"{named[-1].path}: metrics could not be written ({cause(error)})"
             ) from error
         record["metrics"] = known
-        if self._pending is None and alone:  # else after the running save, by all
+        if self._pending is None and self._alone:  # else after the running save, by all
             self._remove_superseded()
 
     def wait(self) -> None:
@@ -375,7 +378,7 @@ class Checkpointer:
 
     def _failure(self, step: int, error: Exception) -> InputError:
         """Remove what is left of a failed save and say what happened."""
-        if jax.process_count() == 1:  # the others may not have failed
+        if self._alone:  # the others may not have failed
             self._remove_unfinished()
         kept = self.latest_step()
         return InputError(
@@ -436,6 +439,8 @@ class Checkpointer:
                 tree = like(checkpoint.record["metadata"]) if made else like
                 state = read_state(checkpoint, tree, whole=whole)
             except DamagedError as error:
+                if step is None and self._alone and not checkpoint.path.exists():
+                    return self._restore(like, step, whole=whole)  # superseded meanwhile
                 wrong = str(error)
             if not all_agree(wrong is None):
                 self._damaged.add(checkpoint.path.name)
@@ -456,8 +461,8 @@ class Checkpointer:
         sound = self._sound()
         if sound and sound[-1].path.name not in self._proven:
             return
-        best = best_first(sound, self.best_metric, self.best_mode)
-        kept = sound[-self.keep_last :] + best[: self.keep_best]
+        best = best_first(sound, self.best_metric, self.best_mode)[: self.keep_best]
+        kept = sound[-self.keep_last :] + best
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]
         kept += [checkpoint for checkpoint in sound if checkpoint.step in self._held]

@@ -178,6 +178,8 @@ def is_committed(path: epath.Path) -> bool:
         return (path / "commit_success.txt").exists()
     try:
         return path.is_dir() and any(path.iterdir())
+    except FileNotFoundError:
+        return False  # removed in between
     except PermissionError:
         return True  # there is something, which counts as damaged
 

@@ -1,17 +1,38 @@
 """Numbers and choices of a configuration that cannot be meant."""
 
+import dataclasses
 import difflib
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ganjax.config import GAN, OF_TEXT, Config, TextGAN, optimizers
 from ganjax.evaluation import FIGURES, METRICS, TEXT_FIGURES, TEXT_METRICS
 from ganjax.networks.layers import require_choice
 from ganjax.types import InputError
 
+LARGEST_IMAGE = 1 << 14  # pixels a side; decoding larger ones takes more memory than there is
+
 
 def check(config: Config) -> None:
     """Raise an `InputError` for the first number or choice that cannot be meant."""
+    for name, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name} is {value}, expected a finite number")
     train = config.train
+    if not train.seed < 1 << 32 or not train.steps < 1 << 31:
+        raise InputError(
+            f"train.seed and train.steps have to be below 2^32 and 2^31, got {train.seed} and "
+            f"{train.steps}"
+        )
+    for size in config.data.image_size or ():
+        if not 1 <= size <= LARGEST_IMAGE:
+            raise InputError(f"data.image_size has to be 1 to {LARGEST_IMAGE}, got {size}")
+    for name, value in _leaves(config.model.network):
+        sized = name.endswith(("_dim", "width", "_hidden", "heads", "num_layers"))
+        for number in value if isinstance(value, tuple) else (value,):
+            if sized and isinstance(number, int) and number < 1:
+                raise InputError(f"model.network.{name} has to be 1 or more, got {number}")
     least = dict.fromkeys(("steps", "batch_size", "micro_batches", "log_every_steps"), 1)
     least |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps", "keep_last"), 1)
     least |= {"seed": 0, "keep_best": 0, "max_roll_backs": 0}
@@ -64,6 +85,17 @@ def check(config: Config) -> None:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{name} is {value!r}, expected {' or '.join(allowed)}{hint}")
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field that is no configuration itself, by its dotted name."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}" if name else key)
 
 
 def _check_phases(config: Config) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,14 +26,35 @@ from ganjax.types import InputError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 bad input, 1 diverged, 130 or 143 stopped and saved."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    code = _code(list(sys.argv[1:] if arguments is None else arguments))
+    if processes.is_child() and code not in (0, *processes.STOPPED):
+        # JAX would wait at the exit for the others, who wait for this one in the training.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _code(arguments: list[str]) -> int:
+    """Run a command and return its exit code; what nobody has foreseen goes on as an exception."""
     try:
-        sys.exit(_run(arguments))
+        return _run(arguments)
     except InputError as error:
         _say(str(error))
-        sys.exit(2)
+        return 2
+    except MemoryError as error:
+        _say(f"there is not enough memory ({error}); ask for less at a time")
+        return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except Exception:
+        if not processes.is_child():
+            raise
+        traceback.print_exc()
+        return 70
 
 
 def _run(arguments: list[str]) -> int:
@@ -62,7 +84,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens any more
+        print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def _overview() -> str:
@@ -88,12 +111,12 @@ def _set_up_jax() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None and not os.environ.get("GANJAX_NO_CACHE"):
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = Path(home) / "ganjax" / "compiled"
         try:
+            home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+            folder = Path(home) / "ganjax" / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a home that cannot be written costs time, nothing else
+        except (OSError, RuntimeError):
+            return  # no home, or one that cannot be written, costs time and nothing else
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
@@ -149,6 +172,7 @@ def train(arguments: list[str]) -> int:
             return processes.supervise(["train", *arguments], options.run_directory, options)
         processes.join(options)
     _use_platform(settings.train.platform)
+    processes.announce()
     if options.dry_run:
         print_plan(build(settings))
         return 0
@@ -403,6 +427,7 @@ def resume(arguments: list[str]) -> int:
             return processes.supervise(["resume", *arguments], run, options)
         processes.join(options)
     _use_platform(settings.train.platform)
+    processes.announce()
     return _go(run, lambda report: training.resume(run, options.train.steps, report), settings.name)
 
 

@@ -4,6 +4,7 @@ With tensorboardX's file format and not its `SummaryWriter`: the thread of that 
 error of a disk with a traceback, and ten events later whoever adds one waits for ever.
 """
 
+import math
 import os
 import sys
 import time
@@ -36,8 +37,9 @@ class Events:
         self._add(step=first_step + 1, session_log=start)
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Add one value."""
-        self._add(step=step, summary=self._format.summary.scalar(name, value))
+        """Add one value, where it is finite."""
+        if math.isfinite(value):
+            self._add(step=step, summary=self._format.summary.scalar(name, value))
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Add an (H, W, C) uint8 picture."""

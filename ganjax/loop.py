@@ -22,7 +22,7 @@ from ganjax import axes, sharding
 from ganjax.data import Dataset
 from ganjax.feed import Feed, make_feed
 from ganjax.progress import Callback, Clock, DivergedError, Log, Progress
-from ganjax.types import Algorithm, TrainState
+from ganjax.types import Algorithm, InputError, TrainState
 
 # Counts on from one training of this process to the next, as JAX wants it.
 _dispatches = itertools.count()
@@ -83,7 +83,7 @@ def fit(
     Raises:
       InputError: batch, data set and devices do not go together.
       DivergedError: a metric is not finite.
-      StoppedError: SIGINT or SIGTERM came; the state has been saved.
+      StoppedError: SIGINT, SIGTERM or SIGHUP came; the state has been saved.
 
     >>> from ganjax import gan, latents, data
     >>> from ganjax.networks import mlp
@@ -94,6 +94,13 @@ def fit(
     >>> int(state.step)
     4
     """
+    if log_every_steps < 1 or (save_every_steps or 1) < 1 or num_workers < 0:
+        raise InputError(
+            "log_every_steps and save_every_steps have to be 1 or more and num_workers 0 or more, "
+            f"got {log_every_steps}, {save_every_steps} and {num_workers}"
+        )
+    if memory not in ("auto", "device", "stream"):
+        raise InputError(f"memory is {memory!r}, expected auto, device or stream")
     mesh = mesh or getattr(algorithm, "mesh", None) or sharding.make_mesh()
     sharding.check_batch_size(batch_size, mesh)
     order = {"seed": seed, "rollbacks": int(state.rollbacks), "batch_size": batch_size}
@@ -104,7 +111,7 @@ def fit(
     if several:
         state = sharding.replicate(state, mesh)
     else:
-        state = jax.device_put(state, _placement(state, mesh), may_alias=False)
+        state = jax.device_put(state, _placement(state, mesh))
     with contextlib.ExitStack() as stack:
         feed = make_feed(dataset, order, mesh, algorithm, memory, num_workers, log_every_steps)
         stack.callback(feed.close)
@@ -158,7 +165,7 @@ def fit(
                         log.report(step, callback.function(Progress(step, state, {}, clock.rate)))
                     if saving or signals:
                         save_now()
-            if signals and step < steps:
+            if signals:
                 log.finish()
                 raise StoppedError(step, signals[0])
         log.finish()
@@ -218,12 +225,15 @@ def _is_sound(state: TrainState) -> jax.Array:
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect."""
+    """Collect SIGINT, SIGTERM and SIGHUP instead of dying of them; a second one does as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # A terminal is closed; not where that is to be ignored, as under nohup.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def handler(number, frame):

@@ -10,6 +10,7 @@ time that is known, and with an exit code that a scheduler can start again on.
 import dataclasses
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,7 +31,8 @@ _BEAT_SECONDS = 1.0
 # How long a child may take to end by itself once another one has ended badly.
 _GRACE_SECONDS = 10.0
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# Stopped by a signal, and saved: all of them, at the same step.
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,10 @@ def several(options: ProcessOptions) -> bool:
     flags = (options.coordinator, options.num_processes, options.process_id)
     if options.num_processes == 1 and flags[2] in (None, 0):
         return False
-    if not options.patience_seconds >= 2:
-        raise InputError(f"--patience-seconds has to be 2 or more, got {options.patience_seconds}")
+    if not 2 <= options.patience_seconds <= 1e6:
+        raise InputError(
+            f"--patience-seconds has to be 2 to 1000000, got {options.patience_seconds}"
+        )
     if flags == (None, None, None):
         return _in_a_cluster(os.environ)
     if None in flags:
@@ -66,7 +70,9 @@ def several(options: ProcessOptions) -> bool:
             "--process-id, or none of them under SLURM, Open MPI or on a TPU pod"
         )
     host, _, port = options.coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if options.num_processes < 1:
+        raise InputError(f"--num-processes has to be 1 or more, got {options.num_processes}")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise InputError(
             f"--coordinator is {options.coordinator!r}, expected HOST:PORT of process 0"
         )
@@ -120,8 +126,24 @@ def join(options: ProcessOptions) -> None:
             f"{where} did not bring the processes together ({' '.join(str(error).split())[:200]}); "
             "start as many as --num-processes says, each with its own --process-id"
         ) from error
-    count = jax.process_count()
-    os.write(pipe, json.dumps([jax.process_index(), count]).encode() + b"\n")
+
+
+def announce() -> None:
+    """Tell the supervisor which process this is, and of which start, once devices may be asked for.
+
+    Nothing where there is no supervisor.
+    """
+    if not is_child():
+        return
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    # Statuses of another start are nobody's business here.
+    own = np.int32(secrets.randbelow(1 << 31))
+    start = int(multihost_utils.broadcast_one_to_all(own))
+    said = [jax.process_index(), jax.process_count(), start]
+    os.write(int(os.environ[_PIPE]), json.dumps(said).encode() + b"\n")
 
 
 def _beat(pipe: int) -> None:
@@ -141,7 +163,24 @@ def supervise(arguments: Sequence[str], run: str | os.PathLike, options: Process
       run: the run directory, which every process sees.
       options: which process this is.
     """
-    return _Supervisor(arguments, epath.Path(os.fspath(run)), options).watch()
+    path = epath.Path(os.path.expanduser(os.fspath(run)))
+    if options.process_id is not None:
+        _check_free(path / FOLDER / str(options.process_id), options)
+    return _Supervisor(arguments, path, options).watch()
+
+
+def _check_free(path: epath.Path, options: ProcessOptions) -> None:
+    """Raise where this process of the run is already running: a second one would end them all."""
+    other = _Other(path)
+    if other.status.get("state") != "running":
+        return
+    time.sleep(3 * _BEAT_SECONDS)
+    other.look()
+    if other.changed is not None and other.status.get("state") == "running":
+        raise InputError(
+            f"process {options.process_id} of this run is already running ({other.where}); "
+            "stop it first, or choose another --process-id"
+        )
 
 
 class _Supervisor:
@@ -153,8 +192,10 @@ class _Supervisor:
         self._others: dict[int, _Other] = {}
         self._signal: int | None = None
         self._child: subprocess.Popen | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._pass_on)
+        self._start: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._pass_on)
         self._pipe, theirs = os.pipe()
         os.set_blocking(self._pipe, False)
         self._child = subprocess.Popen(
@@ -166,7 +207,6 @@ class _Supervisor:
         if self._signal is not None:  # it came before there was a child
             self._child.send_signal(signal.SIGTERM)
         self._heard = time.monotonic()
-        self._joined = False
 
     def _pass_on(self, number, frame) -> None:
         del frame
@@ -177,11 +217,18 @@ class _Supervisor:
             self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
 
     def watch(self) -> int:
+        looked = time.monotonic()
         while self._child.poll() is None:
             time.sleep(_BEAT_SECONDS / 2)
+            if (now := time.monotonic()) - looked > 4 * _BEAT_SECONDS:
+                # This process itself stood still, and with it its child or its machine.
+                self._heard = now
+                for other in self._others.values():
+                    other.excuse()
+            looked = now
             self._listen()
             silent = time.monotonic() - self._heard
-            if silent > self._patience and self._joined:
+            if silent > self._patience and self._start is not None:
                 return self._lose(f"{self._name()} has not answered for {silent:.0f} s")
             if self._id is not None:
                 self._write(state="running")
@@ -198,13 +245,12 @@ class _Supervisor:
         if said:
             self._heard = time.monotonic()
         for line in filter(None, said.splitlines()):
-            self._id, self._count = json.loads(line)
-            self._joined = True
+            self._id, self._count, self._start = json.loads(line)
 
     def _write(self, **status: Any) -> None:
         self._beats += 1
         about = {"host": socket.gethostname(), "pid": self._child.pid, "beats": self._beats}
-        text = json.dumps({**about, **status})
+        text = json.dumps({**about, "start": self._start, **status})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / str(self._id)
@@ -220,7 +266,7 @@ class _Supervisor:
             if number != self._id:
                 other = self._others.setdefault(number, _Other(self._folder / str(number)))
                 other.look()
-                if why := other.lost(self._patience):
+                if why := other.lost(self._patience, self._start):
                     return f"process {number} of {self._count} {why}"
         return None
 
@@ -241,7 +287,7 @@ class _Supervisor:
         if code >= 0:
             return self._end(code)
         if self._signal is not None:
-            return self._end(128 + self._signal, "stopped before it could save; nothing is lost")
+            return self._end(128 + self._signal, "stopped before it could save")
         name = signal.Signals(-code).name
         if -code == signal.SIGABRT and self._count:
             # JAX aborts a process where another one is gone: that is the one to name.
@@ -258,14 +304,17 @@ class _Supervisor:
 
     def _end(self, code: int, why: str | None = None) -> int:
         if self._id is not None:
-            self._write(state="ended", code=code, why=why and why.removeprefix(self._name() + " "))
+            name = f"{self._name()} "
+            own = why.removeprefix(name) if why is not None and why.startswith(name) else None
+            self._write(state="ended", code=code, why=own)
         if why is not None:
             shown = self._run if "://" in os.fspath(self._run) else os.path.relpath(self._run)
-            print(
-                f"ganjax: {why}; go on from the last checkpoint by `ganjax resume {shown}` with "
-                "the flags of all processes",
-                file=sys.stderr,
+            advice = (
+                f"; go on from the last checkpoint by `ganjax resume {shown}` with the flags of "
+                "all processes"
             )
+            there = (self._run / "config.json").exists()
+            print(f"ganjax: {why}{advice if there else ''}", file=sys.stderr)
         return code
 
     def _name(self) -> str:
@@ -273,12 +322,17 @@ class _Supervisor:
 
 
 class _Other:
-    """What is known of another supervisor by its file."""
+    """What is known of another supervisor by its file.
+
+    Attributes:
+      status: what the file says; an earlier start may have left it.
+      changed: when it was last seen to change, or None.
+    """
 
     def __init__(self, path: epath.Path):
         self._path = path
-        self._last = self._read()  # which an earlier start may have left
-        self._changed: float | None = None
+        self.status = self._read()
+        self.changed: float | None = None
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -289,24 +343,36 @@ class _Other:
 
     def look(self) -> None:
         status = self._read()
-        if status and status != self._last:
-            self._last, self._changed = status, time.monotonic()
+        if status and status != self.status:
+            self.status, self.changed = status, time.monotonic()
+
+    def excuse(self) -> None:
+        """Begin to wait for it anew."""
+        if self.changed is not None:
+            self.changed = time.monotonic()
 
     @property
     def silent(self) -> float:
         """Seconds since its file has changed; 0 where it never has."""
-        return 0.0 if self._changed is None else time.monotonic() - self._changed
+        return 0.0 if self.changed is None else time.monotonic() - self.changed
 
-    def lost(self, patience: float) -> str | None:
-        if self._changed is None:
-            return None  # it has not come yet; JAX waits for it, and gives up
-        where = f"({self._last.get('host')}, pid {self._last.get('pid')})"
-        if self._last.get("state") == "ended":
-            code = self._last.get("code")
-            if code == 0 or code in _STOPPED:
+    @property
+    def where(self) -> str:
+        return f"{self.status.get('host')}, pid {self.status.get('pid')}"
+
+    def lost(self, patience: float, start: int | None) -> str | None:
+        """Return why it is lost, or None: it is well, or of another start, or has not come yet.
+
+        JAX waits for what has not come, and gives up.
+        """
+        if self.changed is None or start is None or self.status.get("start") != start:
+            return None
+        if self.status.get("state") == "ended":
+            code = self.status.get("code")
+            if code == 0 or code in STOPPED:
                 return None
-            why = self._last.get("why") or f"ended with exit code {code}, and says why"
-            return f"{where} {why}"
+            why = self.status.get("why") or f"ended with exit code {code}, and says why"
+            return f"({self.where}) {why}"
         if self.silent > patience:
-            return f"{where} has not answered for {self.silent:.0f} s"
+            return f"({self.where}) has not answered for {self.silent:.0f} s"
         return None

@@ -1,5 +1,6 @@
 """What a person sees in a terminal: the progress bar, the closing table, the page of facts."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Mapping
@@ -77,13 +78,13 @@ class Console:
 
         if time.monotonic() - self._last_line >= 10 or progress.step == self._steps:
             self._last_line = time.monotonic()
-            self._console.print(
-                f"step {progress.step}/{self._steps}  {speed:,.0f} {self._unit}/s  {losses}",
-                soft_wrap=True,
-            )
+            self.note(f"step {progress.step}/{self._steps}  {speed:,.0f} {self._unit}/s  {losses}")
 
     def note(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        # A terminal that is closed, or a `| head` that has seen enough, must not end a training;
+        # rich ends the process where a pipe is broken.
+        with contextlib.suppress(OSError, ValueError, SystemExit):
+            self._console.print(text, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, and keep a mark of it in the progress bar."""
@@ -92,7 +93,8 @@ class Console:
 
     def stop(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError, ValueError, SystemExit):
+                self._bar.stop()
             self._bar = None
 
 

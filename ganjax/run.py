@@ -39,7 +39,11 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike):
         name = os.fspath(path)
-        self.path = epath.Path(name if "://" in name else os.path.abspath(name))
+        try:
+            local = os.path.abspath(os.path.expanduser(name))
+            self.path = epath.Path(name if "://" in name else local)
+        except KeyError as error:
+            raise InputError(f"{name}: there is no such kind of storage as {error}") from error
         self._is_locked = False
 
     def __str__(self) -> str:
@@ -322,6 +326,22 @@ class MetricsLog:
             self._lines.close()
 
 
+def check_wandb(project: str | None) -> None:
+    """Raise where a project is to be logged to and the package is not installed."""
+    if project is not None:
+        _import_wandb()
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError(
+            "logging to Weights & Biases needs its package: pip install 'ganjax[wandb]'"
+        ) from error
+    return wandb
+
+
 def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any]) -> Callback:
     """Return a callback that logs a run to Weights & Biases as well.
 
@@ -330,12 +350,7 @@ def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any])
     Raises:
       InputError: the package is not installed.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise InputError(
-            "logging to Weights & Biases needs its package: pip install 'ganjax[wandb]'"
-        ) from error
+    wandb = _import_wandb()
     session = wandb.init(project=project, name=run.path.name, config=dict(settings))
     # Scores are computed while training goes on: they come late, and have a step of their own.
     session.define_metric("evaluation/*", step_metric="evaluation/step")

@@ -30,6 +30,7 @@ from ganjax.judging import Judge, judge_of
 from ganjax.judging_text import TextJudge
 from ganjax.population import Population, population
 from ganjax.run import METRICS, RunDirectory, device_name, versions
+from ganjax.safeguard import SKIPPED
 from ganjax.train import Report, Silent
 from ganjax.types import InputError, TrainState
 
@@ -117,6 +118,10 @@ def sweep(
         )
     if settings.train.init_from is not None:
         raise InputError("members start afresh: leave out train.init_from")
+    if settings.train.on_divergence == "roll_back":
+        raise InputError(
+            "a sweep has no checkpoints to roll back to: set train.on_divergence to stop or skip"
+        )
     experiment = build(settings)
     if len(experiment.phases) > 1:
         raise InputError("a sweep trains in one phase: set the steps of the pre-training to 0")
@@ -250,7 +255,9 @@ class _Log:
             own = {name: float(values[index]) for name, values in metrics.items()}
             finite = {name: v if np.isfinite(v) else None for name, v in own.items()}
             self._lines.write(json.dumps(line | finite) + "\n")
+            # Of an interval in which every step was skipped there is nothing to be told.
             bad = sorted(name for name, v in finite.items() if v is None)
+            bad = [] if own.get(SKIPPED) else bad
             if bad and index not in self.lost:
                 self.lost.add(index)
                 self._report.note(
@@ -260,7 +267,7 @@ class _Log:
         self._lines.flush()
         self.images_per_second = progress.images_per_second * len(self._values)
         alive = [index for index in range(len(self._values)) if index not in self.lost]
-        means = {name: float(v[alive].mean()) for name, v in metrics.items()} if alive else {}
+        means = {name: float(np.nanmean(v[alive])) for name, v in metrics.items()} if alive else {}
         self._report.progress(
             progress._replace(metrics=means, images_per_second=self.images_per_second)
         )

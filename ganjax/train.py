@@ -1,7 +1,9 @@
 """A run from its configuration to its closing figures: `train` and `resume`."""
 
 import dataclasses
+import json
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +14,7 @@ import numpy as np
 from ganjax import config, evaluation, loop, pictures, sharding
 from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
+from ganjax.checkpoint_files import all_agree, of_first
 from ganjax.config import Config
 from ganjax.experiment import Experiment
 from ganjax.files import of_file
@@ -22,6 +25,7 @@ from ganjax.run import (
     MetricsLog,
     NoLog,
     RunDirectory,
+    check_wandb,
     device_name,
     versions,
     wandb_callback,
@@ -96,6 +100,8 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
     experiment = build(settings)
     sharding.check_batch_size(settings.train.batch_size, sharding.make_mesh())
     judge_of(experiment).check()
+    _check_alike(experiment)
+    check_wandb(settings.train.wandb_project)
     # Whatever the first phase starts from is read before anything is written.
     state = _begin(experiment, 0, None)
     run = RunDirectory(directory)
@@ -121,6 +127,10 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
     started = time.perf_counter()
     run = RunDirectory(directory)
     record = run.record()
+    if "sweep" in record:
+        raise InputError(
+            f"{run.shown} is a sweep, which cannot be continued: train the member to keep again"
+        )
     with of_file(f"{run.shown}/{CONFIG}"):
         settings = config.from_json(record["config"])
     if steps is not None:
@@ -129,6 +139,7 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         )
     with run.locked():
         experiment = build(settings)
+        _check_alike(experiment)
         if experiment.train.fingerprint != record["data"].get("fingerprint"):
             raise InputError(
                 f"the data of {run.shown} has changed: {experiment.train.name} is not what the run "
@@ -143,6 +154,17 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
                 raise InputError(f"{run.shown} is at step {done} already, beyond {steps}")
             run.rewrite({**record, "config": config.to_json(settings)})
         return training.go(None if metadata else _begin(experiment, 0, None), metadata)
+
+
+def _check_alike(experiment: Experiment) -> None:
+    """Raise where several processes are about to train different things together."""
+    about = json.dumps(_record(experiment) | {"device": None}, sort_keys=True)
+    digest = zlib.crc32(about.encode()) >> 1  # int32
+    if not all_agree(of_first(digest) == digest):
+        raise InputError(
+            "the processes were started with different settings, data or versions; give all of "
+            "them the same command"
+        )
 
 
 def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:

@@ -94,6 +94,8 @@ class Trained:
         labels = self.check_labels(labels, num_samples)
         if truncation is not None and not truncation > 0 and not self.has_styles:
             raise InputError(f"truncation has to be positive, got {truncation}")
+        if latents is not None and len(latents) != num_samples:
+            raise InputError(f"{num_samples} samples were asked for with {len(latents)} latents")
         if latents is None:
             drawn = None if self.has_styles else truncation
             latents = self.model.latents.sample(key, num_samples, drawn)
@@ -252,12 +254,14 @@ class Trained:
             return np.arange(num_samples, dtype=np.int32) % classes if classes else None
         if not classes:
             raise InputError("labels were given, but this model was trained without classes")
-        labels = np.asarray(labels, np.int32)
-        if labels.size == 0 or labels.min() < 0 or labels.max() >= classes:
+        labels = np.asarray(labels)
+        if labels.size == 0 or labels.dtype.kind not in "iu":
+            raise InputError(f"labels are whole numbers, got {labels.tolist()}")
+        if labels.min() < 0 or labels.max() >= classes:
             raise InputError(
                 f"labels have to lie between 0 and {classes - 1}, got {labels.tolist()}"
             )
-        return np.resize(labels, num_samples)
+        return np.resize(labels.astype(np.int32), num_samples)
 
 
 def load_image_run(run: str | os.PathLike, step: int | None = None) -> Trained:

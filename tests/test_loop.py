@@ -277,7 +277,7 @@ def test_weights_that_are_not_finite_are_not_saved():
     assert saved == [2, 4]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_stops(expected, number):
     before = signal.getsignal(number)
     saved = {}
@@ -299,14 +299,15 @@ def test_a_signal_saves_and_stops(expected, number):
     assert_same_bits(run(algorithm, state=jax.device_put(saved[6])), expected)
 
 
-def test_a_signal_at_the_end_does_no_harm(expected):
-    saved = []
-    state = run(
-        callbacks=[Callback(lambda p: os.kill(os.getpid(), signal.SIGTERM), STEPS)],
-        save=lambda step, state: saved.append(step),
-    )
-    assert_same_bits(state, expected)
-    assert saved == [STEPS]
+def test_a_signal_at_the_end_is_told_after_the_state_is_saved(expected):
+    saved = {}
+    with pytest.raises(StoppedError) as info:
+        run(
+            callbacks=[Callback(lambda p: os.kill(os.getpid(), signal.SIGTERM), STEPS)],
+            save=lambda step, state: saved.update({step: jax.device_get(state)}),
+        )
+    assert info.value.step == STEPS
+    assert_same_bits(saved[STEPS], expected)
 
 
 def test_a_second_signal_has_its_usual_effect():

@@ -248,7 +248,10 @@ def test_a_directory_that_holds_a_run_is_refused_by_all(tmp_path):
         ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "expected HOST:PORT"),
         ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "expected 0 to 1"),
         ({"coordinator": "a:1", "num_processes": 2, "process_id": -1}, "expected 0 to 1"),
-        ({"patience_seconds": 0.5}, "--patience-seconds has to be 2 or more"),
+        ({"coordinator": "a:99999", "num_processes": 2, "process_id": 0}, "expected HOST:PORT"),
+        ({"coordinator": "a:1", "num_processes": 0, "process_id": 0}, "--num-processes has to be"),
+        ({"patience_seconds": 0.5}, "--patience-seconds has to be 2 to"),
+        ({"patience_seconds": float("inf")}, "--patience-seconds has to be 2 to"),
     ],
 )
 def test_flags_that_make_no_sense(flags, sentence):
@@ -297,7 +300,10 @@ def refuse(capsys):
 def supervise(folder, monkeypatch, program, patience=2.0):
     monkeypatch.setattr(processes, "_BEAT_SECONDS", 0.1)
     monkeypatch.setattr(processes, "_GRACE_SECONDS", 1.0)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     popen = processes.subprocess.Popen
     monkeypatch.setattr(
         processes.subprocess,
@@ -315,7 +321,7 @@ def supervise(folder, monkeypatch, program, patience=2.0):
 BEATS = """
 import json, os, time
 pipe = int(os.environ["GANJAX_SUPERVISOR_PIPE"])
-os.write(pipe, json.dumps([0, 2]).encode() + b"\\n")
+os.write(pipe, json.dumps([0, 2, 5]).encode() + b"\\n")
 """
 
 
@@ -343,21 +349,65 @@ def test_a_silent_child_is_ended(tmp_path, monkeypatch, capfd):
 def test_what_an_earlier_start_has_left_is_no_loss(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run" / "processes"
     folder.mkdir(parents=True)
-    (folder / "1").write_text(json.dumps({"state": "ended", "code": 75, "beats": 7}))
-    assert supervise(tmp_path, monkeypatch, "import time; time.sleep(1)") == 0
+    (folder / "1").write_text(json.dumps({"state": "ended", "code": 75, "start": 5}))
+    assert supervise(tmp_path, monkeypatch, BEATS + "time.sleep(1)") == 0
     assert capfd.readouterr().err == ""
 
 
-def test_another_that_has_ended_badly_ends_this_one(tmp_path, monkeypatch, capfd):
-    status = tmp_path / "run" / "processes" / "1"
-    text = json.dumps({"state": "ended", "code": 2, "host": "far", "pid": 7})
-    program = (
-        "import time, pathlib; time.sleep(0.5); "
-        f"pathlib.Path({str(status)!r}).write_text({text!r}); time.sleep(60)"
+def writes(status, **entries):
+    """Return a program that joins, lets another one write its status, and waits."""
+    text = json.dumps({"host": "far", "pid": 7, **entries})
+    return BEATS + (
+        "import pathlib; time.sleep(0.5); "
+        f"pathlib.Path({str(status)!r}).write_text({text!r}); time.sleep(WAIT)"
     )
-    assert supervise(tmp_path, monkeypatch, program) == 75
+
+
+def test_another_that_has_ended_badly_ends_this_one(tmp_path, monkeypatch, capfd):
+    program = writes(tmp_path / "run/processes/1", state="ended", code=2, start=5)
+    assert supervise(tmp_path, monkeypatch, program.replace("WAIT", "60"), patience=20.0) == 75
     said = capfd.readouterr().err
     assert "process 1 of 2 (far, pid 7) ended with exit code 2" in said
+    assert "resume" not in said  # where there is no run yet
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"state": "ended", "code": 75, "start": 4},  # of an earlier start, which ends late
+        {"state": "ended", "code": 143, "start": 5},  # stopped, as this one is about to be
+        {"state": "ended", "code": 0, "start": 5},
+    ],
+)
+def test_another_end_is_no_loss(entries, tmp_path, monkeypatch, capfd):
+    program = writes(tmp_path / "run/processes/1", **entries).replace("WAIT", "1")
+    assert supervise(tmp_path, monkeypatch, program) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_supervisor_that_stood_still_itself_blames_nobody(tmp_path, monkeypatch, capfd):
+    # Both sleep for longer than the patience, as a machine does that is put to sleep.
+    times = iter([0.0, 0.0, 0.0, *[100.0 + i / 100 for i in range(100_000)]])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(times))
+    program = BEATS + "[os.write(pipe, b'\\n') or time.sleep(0.1) for _ in range(8)]"
+    assert supervise(tmp_path, monkeypatch, program) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_runs_already_is_not_started_again(tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "processes"
+    folder.mkdir(parents=True)
+    beats = iter(range(100))
+
+    def beat(_):
+        status = {"state": "running", "host": "here", "pid": 7, "beats": next(beats)}
+        (folder / "0").write_text(json.dumps(status))
+
+    beat(0)
+    monkeypatch.setattr(processes.time, "sleep", beat)
+    options = ProcessOptions("localhost:1", 2, 0)
+    with pytest.raises(InputError, match=r"process 0 of this run is already running \(here, pid 7"):
+        processes.supervise([], tmp_path / "run", options)
 
 
 # Shares.
