@@ -64,8 +64,8 @@ def check_numbers(options: Any, **least: int) -> None:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} has to be {bound} or more, got {value}")
     seed = getattr(options, "seed", None)
-    if seed is not None and not 0 <= seed < 1 << 32:
-        raise InputError(f"--seed has to be 0 to 2^32 - 1, got {seed}")
+    if seed is not None and not -(1 << 31) <= seed < 1 << 32:
+        raise InputError(f"--seed has to be -2^31 to 2^32 - 1, got {seed}")
     truncation = getattr(options, "truncation", None)
     # 0 is the mean of styles; `Trained.sample` refuses it where there are none.
     if truncation is not None and not truncation >= 0:

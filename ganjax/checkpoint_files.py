@@ -127,7 +127,11 @@ def damage_of_new(
             return None
         on_host = nested({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes})
         what = ocp.args.PyTreeRestore(item=nested(shapes), restore_args=on_host)
-        arrays, _ = named_leaves(ocp.PyTreeCheckpointHandler().restore(path / "state", args=what))
+        arrays, _ = named_leaves(
+            ocp.PyTreeCheckpointHandler(use_ocdbt=is_remote(path)).restore(
+                path / "state", args=what
+            )
+        )
         for name in shapes:
             if bytes_crc32(arrays[name]) != record["leaves"]["/".join(name)][2]:
                 return f"{'/'.join(name)} does not have the bits that were saved"

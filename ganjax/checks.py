@@ -28,7 +28,7 @@ def check(config: Config) -> None:
     for size in config.data.image_size or ():
         if not 1 <= size <= LARGEST_IMAGE:
             raise InputError(f"data.image_size has to be 1 to {LARGEST_IMAGE}, got {size}")
-    for name, value in _leaves(config.model.network):
+    for name, value in _leaves(getattr(config.model, "network", None)):
         sized = name.endswith(("_dim", "width", "_hidden", "heads", "num_layers"))
         for number in value if isinstance(value, tuple) else (value,):
             if sized and isinstance(number, int) and number < 1:

@@ -1,4 +1,4 @@
-"""Keeping Orbax's noise off the terminal: what failed is raised as a sentence instead."""
+"""Keeping Orbax's noise off the terminal and out of memory: what fails is raised as a sentence."""
 
 import contextlib
 import gc
@@ -9,6 +9,18 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+
+
+def ask_for_no_metrics() -> None:
+    """Keep Orbax from asking TensorStore for its metrics, which are never given back.
+
+    Each save and restore would leave some 9 kB (tensorstore 0.1; `benchmarks/soak.py` shows it).
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # another version of Orbax
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        _ = tensorstore_utils.get_tensorstore_raw_bytes
+        tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
 
 
 def settle() -> None:
@@ -40,6 +52,8 @@ def quiet_leftovers() -> Iterator[None]:
 def is_wanted(record: logging.LogRecord) -> bool:
     """Drop the tracebacks that Orbax logs of background failures: `wait` raises those again."""
     text = str(record.msg)
+    if "Skipping merge of OCDBT" in text:  # there is none on a disk, see `ganjax.checkpoint`
+        return False
     failed = re.match(r"\[process=(%s|\d+)\] Failed to run", text) or "_SignalingThread" in text
     if failed and "orbax" in record.pathname:
         return False

@@ -255,9 +255,9 @@ class Trained:
         if not classes:
             raise InputError("labels were given, but this model was trained without classes")
         labels = np.asarray(labels)
-        if labels.size == 0 or labels.dtype.kind not in "iu":
+        if labels.size and labels.dtype.kind not in "iu":
             raise InputError(f"labels are whole numbers, got {labels.tolist()}")
-        if labels.min() < 0 or labels.max() >= classes:
+        if labels.size == 0 or labels.min() < 0 or labels.max() >= classes:
             raise InputError(
                 f"labels have to lie between 0 and {classes - 1}, got {labels.tolist()}"
             )

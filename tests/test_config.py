@@ -187,7 +187,7 @@ def changed(**changes):
         ),
         (
             {"model__discriminator__learning_rate": float("nan")},
-            "model.discriminator.learning_rate has to be positive, got nan",
+            "model.discriminator.learning_rate is nan, expected a finite number",
         ),
     ],
 )
