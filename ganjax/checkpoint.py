@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import copy
 import json
-import logging
 import math
 import os
 import re
@@ -39,6 +38,7 @@ from ganjax.checkpoint_files import (
     is_committed,
     is_record,
     is_remote,
+    make_writer,
     of_first,
     place_of,
     read_state,
@@ -52,7 +52,7 @@ from ganjax.digest import (
     unsealed,
     without_key_type,
 )
-from ganjax.quiet import ask_for_no_metrics, is_wanted, quiet_leftovers, settle
+from ganjax.quiet import quiet_leftovers, settle
 from ganjax.types import InputError
 
 _LATER_METRICS = "metrics.json"
@@ -273,10 +273,6 @@ class Checkpointer:
         """Return the steps that have a committed checkpoint, in increasing order."""
         return sorted({checkpoint.step for checkpoint in self._checkpoints()})
 
-    def emptied(self) -> list[str]:
-        """Return directories with the names of checkpoints and nothing inside: not our doing."""
-        return emptied(self.directory)
-
     def latest_step(self) -> int | None:
         """Return the step of the checkpoint that was written last, or None."""
         checkpoints = self._checkpoints()
@@ -342,16 +338,9 @@ class Checkpointer:
             self._end_writer()
 
     def _start_writer(self) -> None:
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(is_wanted)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
-        ask_for_no_metrics()
-        # OCDBT keeps 0.4 kB in memory for each array of each save, and is no faster on a disk; in
-        # a bucket it saves objects.
-        arrays = ocp.PyTreeCheckpointHandler(use_ocdbt=is_remote(self.directory))
-        items = {"state": arrays, "record": ocp.JsonCheckpointHandler()}
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**items))
+        self._writer = make_writer(self.directory)
         self._prover = ThreadPoolExecutor(1, "ganjax-checkpoint-proof")
 
     def _end_writer(self) -> None:
@@ -436,7 +425,8 @@ class Checkpointer:
 
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
         candidates = self._candidates(step)
-        damage = [f"{self.directory / name} is empty" for name in self.emptied() if step is None]
+        empty = emptied(self.directory) if step is None else []
+        damage = [f"{self.directory / name} is empty" for name in empty]
         for checkpoint in candidates:
             wrong = None
             try:

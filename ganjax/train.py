@@ -14,7 +14,7 @@ import numpy as np
 from ganjax import config, evaluation, loop, pictures, sharding
 from ganjax.build import build, describe_data
 from ganjax.checkpoint import Checkpointer
-from ganjax.checkpoint_files import all_agree, of_first
+from ganjax.checkpoint_files import all_agree, emptied, of_first
 from ganjax.config import Config
 from ganjax.experiment import Experiment
 from ganjax.files import of_file
@@ -240,10 +240,10 @@ class _Training:
                     f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
                     "bring them back, or start again in a new --run-directory"
                 )
-            if emptied := self.checkpoints.emptied():
+            if empty := emptied(self.checkpoints.directory):
                 raise InputError(
                     f"{self.run.checkpoints} has no checkpoint, but empty directories for "
-                    f"{', '.join(emptied)}: bring back what was there, or remove them"
+                    f"{', '.join(empty)}: bring back what was there, or remove them"
                 )
             self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
             return None

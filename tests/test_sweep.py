@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import contents, ring_config, run_cli
+from tiny_runs import contents, ring_config, run_cli, start
 
 from ganjax import cli, judging, report, sweep, train
 from ganjax.config import Penalty
@@ -240,6 +240,25 @@ def test_bad_input_is_one_sentence(ring_file, tmp_path, monkeypatch, capsys, arg
     assert lines[0].startswith("ganjax: ")
     assert sentence in lines[0]
     assert {name for name in contents(tmp_path) if "__pycache__" not in name} == set(before)
+
+
+@pytest.mark.slow
+def test_members_on_devices_of_their_own(ring_file, tmp_path):
+    arguments = ["-m", "ganjax.cli", "sweep", ring_file, "--seeds", 2, "--strategy", "devices"]
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "64"}
+    process = start([*arguments, "--run-directory", "swept"], tmp_path, **devices)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    run = RunDirectory(tmp_path / "swept")
+    assert {line["seed"] for line in run.read_metrics()} == {0, 1}
+    with pytest.raises(InputError, match="swept is a sweep, which cannot be continued"):
+        train.resume(str(tmp_path / "swept"))
+
+
+def test_a_sweep_cannot_roll_back(tmp_path):
+    settings = ring_config(on_divergence="roll_back")
+    with pytest.raises(InputError, match="a sweep has no checkpoints to roll back to"):
+        sweep.sweep(settings, str(tmp_path / "run"), seeds=2)
 
 
 def test_a_run_is_not_swept_into(ring_run, ring_file, capsys):
