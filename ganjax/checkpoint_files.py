@@ -1,7 +1,7 @@
 """One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
 
-import math
 import logging
+import math
 import os
 import re
 import warnings

@@ -54,7 +54,7 @@ def _code(arguments: list[str]) -> int:
         if not processes.is_child():
             raise
         traceback.print_exc()
-        return 70
+        return processes.CRASHED
 
 
 def _run(arguments: list[str]) -> int:

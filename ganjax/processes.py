@@ -25,6 +25,7 @@ from etils import epath
 from ganjax.types import InputError
 
 LOST = 75  # what sysexits.h calls a temporary failure: start again
+CRASHED = 70  # what sysexits.h calls an internal error: one that nobody has foreseen
 FOLDER = "processes"
 _PIPE = "GANJAX_SUPERVISOR_PIPE"
 _BEAT_SECONDS = 1.0
@@ -277,28 +278,30 @@ class _Supervisor:
         while self._child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         code = self._child.poll()
-        if code is not None and code >= 0:
+        if code is not None and code >= 0 and code != CRASHED:
             return self._end(code)
         self._child.kill()
         self._child.wait()
         return self._end(LOST, why)
 
     def _ended(self, code: int) -> int:
-        if code >= 0:
+        if code >= 0 and code != CRASHED:
             return self._end(code)
         if self._signal is not None:
             return self._end(128 + self._signal, "stopped before it could save")
-        name = signal.Signals(-code).name
-        if -code == signal.SIGABRT and self._count:
-            # JAX aborts a process where another one is gone: that is the one to name.
+        name = "an error" if code == CRASHED else signal.Signals(-code).name
+        if code in (CRASHED, -signal.SIGABRT) and self._count:
+            # Where another one is gone, JAX raises or aborts: that is the one to name.
             deadline = time.monotonic() + min(self._patience, _GRACE_SECONDS)
             while time.monotonic() < deadline:
                 time.sleep(_BEAT_SECONDS / 2)
-                if (lost := self._lost()) and name not in lost:
+                if (lost := self._lost()) and not lost.endswith(name):
                     return self._end(LOST, lost)
             silent = [n for n, other in self._others.items() if other.silent > 4 * _BEAT_SECONDS]
             if silent:
                 return self._end(LOST, f"process {silent[0]} of {self._count} does not answer")
+        if code == CRASHED:
+            return self._end(code, f"{self._name()} was ended by {name}")
         memory = " (out of memory?)" if -code == signal.SIGKILL else ""
         return self._end(LOST, f"{self._name()} was ended by {name}{memory}")
 

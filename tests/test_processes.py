@@ -154,9 +154,10 @@ def training(tmp_path):
     children = [json.loads((folder / str(i)).read_text())["pid"] for i in range(2)]
     yield started, children
     for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
     for child in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
