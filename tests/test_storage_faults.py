@@ -76,7 +76,8 @@ def assert_as_undisturbed(result, ring_run):
 
 
 def data_files(checkpoint):
-    files = [path for path in checkpoint.rglob("d/*") if path.is_file()]
+    found = (checkpoint / "state").rglob("*")
+    files = [path for path in found if path.is_file() and path.name[0] not in "._"]
     assert files
     return files
 
