@@ -129,6 +129,7 @@ def arrays_missing(checkpoint):
 
 
 def data_file_missing(checkpoint):
+    # The largest: what holds nothing but zeros is read as zeros where it is missing.
     max(data_files(checkpoint), key=lambda path: path.stat().st_size).unlink()
 
 
