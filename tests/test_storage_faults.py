@@ -77,7 +77,7 @@ def assert_as_undisturbed(result, ring_run):
 
 def data_files(checkpoint):
     found = (checkpoint / "state").rglob("*")
-    files = [path for path in found if path.is_file() and path.name[0] not in "._"]
+    files = [path for path in found if path.is_file() and path.name[0].isdigit()]
     assert files
     return files
 
@@ -129,7 +129,7 @@ def arrays_missing(checkpoint):
 
 
 def data_file_missing(checkpoint):
-    # The largest: what holds nothing but zeros is read as zeros where it is missing.
+    # The largest: what holds nothing but zeros is read as zeros where its file is missing.
     max(data_files(checkpoint), key=lambda path: path.stat().st_size).unlink()
 
 
