@@ -454,15 +454,14 @@ class Checkpointer:
 
     def _remove_superseded(self) -> None:
         sound = self._sound()
-        if sound and sound[-1].path.name not in self._proven:
-            return
+        proven = bool(sound) and sound[-1].path.name in self._proven
         best = best_first(sound, self.best_metric, self.best_mode)[: self.keep_best]
         kept = sound[-self.keep_last :] + best
         if every := self.keep_every_steps:
             kept += [c for c in sound if c.step % every == 0]
         kept += [checkpoint for checkpoint in sound if checkpoint.step in self._held]
         kept_names = {checkpoint.path.name for checkpoint in kept}
-        for checkpoint in self._checkpoints():
+        for checkpoint in self._checkpoints() if proven else ():
             # What is damaged is neither counted nor removed: it may be all that is left of a step.
             known_damaged = checkpoint.record is None or checkpoint.path.name in self._damaged
             if not known_damaged and checkpoint.path.name not in kept_names:

@@ -25,7 +25,10 @@ from ganjax.types import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 1 diverged, 130 or 143 stopped and saved."""
+    """Run a command and exit.
+
+    0 done, 1 diverged, 2 bad input, 75 another process was lost, 129, 130 or 143 stopped and saved.
+    """
     code = _code(list(sys.argv[1:] if arguments is None else arguments))
     if processes.is_child() and code not in (0, *processes.STOPPED):
         # JAX would wait at the exit for the others, who wait for this one in the training.
@@ -262,10 +265,11 @@ def _train_manual(shipped: dict[str, Path]) -> str:
         "                        command in each; none of them under SLURM, Open MPI, on TPU pods",
         "  --dry-run             print the resolved configuration, parameters and FLOPs, and stop",
         "",
-        "SIGTERM and SIGINT save the state and end with exit code 143 and 130. A training that was",
-        f"stopped or killed at any moment goes on with `{PROGRAM} resume DIR`, bit for bit as if",
-        "nothing had happened; before DIR/config.json is there, with the same command again.",
-        "Other exit codes: 0 done, 1 diverged, 2 bad input or a disk that cannot be written.",
+        "SIGTERM, SIGINT and SIGHUP save the state and end with exit code 143, 130 and 129. What",
+        f"was stopped or killed at any moment goes on with `{PROGRAM} resume DIR`, bit for bit as",
+        "if nothing had happened; before DIR/config.json is there, with the same command again.",
+        "Other exit codes: 0 done, 1 diverged, 2 bad input or a disk that cannot be written, 75",
+        "another process was lost.",
         "",
         f"`{PROGRAM} train CONFIG --help` lists every field of a configuration with its default.",
         "",

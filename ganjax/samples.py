@@ -1,6 +1,7 @@
 """The commands that draw: `ganjax sample` and `ganjax interpolate`."""
 
 import dataclasses
+from pathlib import Path
 
 from ganjax.arguments import check_numbers, kind_of, parse_labels, read, write_output
 from ganjax.types import InputError
@@ -89,6 +90,7 @@ def sample(arguments: list[str]) -> int:
     elif is_points:
         write_output(options.out, lambda path: draw(samples, 0, path))
     elif kind == "":
+        _check_folder(Path(options.out), options.num)
         write_output(options.out, lambda path: pictures.save_images(path, samples))
     else:
         columns = options.columns
@@ -99,6 +101,16 @@ def sample(arguments: list[str]) -> int:
         write_output(options.out, lambda path: pictures.save_png(path, picture))
     print(f"wrote {options.out}: {options.num} samples of {run} at step {trained.step}")
     return 0
+
+
+def _check_folder(folder: Path, num: int) -> None:
+    """Refuse a folder with pictures of an earlier call that would stay among the new ones."""
+    names = {f"{number:06d}.png" for number in range(num)}
+    if others := sorted(p.name for p in folder.glob("[0-9]*.png") if p.name not in names):
+        raise InputError(
+            f"--out {folder} holds {len(others)} other pictures, such as {others[0]}: choose "
+            "another folder, or empty it"
+        )
 
 
 _OF_TEXT = ("prompt", "tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")

@@ -13,12 +13,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import jax
-from tiny_runs import ring_config, start
+from tiny_runs import start
 
-from ganjax import build
 from ganjax.checkpoint import Checkpointer
-from ganjax.run import RunDirectory
 
 STEPS, EVERY = 2000, 50
 FILE = f"""
@@ -155,25 +152,6 @@ def phase_of(run: Path, began: float) -> str:
 
 def last_step(run: Path) -> int | None:
     return Checkpointer(run / "checkpoints").latest_step()
-
-
-def final_state(run: Path):
-    """Read the last checkpoint as it lies on the disk."""
-    model = build.build(ring_config()).model
-    like = jax.eval_shape(model.algorithm.init, jax.random.key(0))
-    with Checkpointer(RunDirectory(run).checkpoints) as checkpoints:
-        state, metadata = checkpoints.restore(like)
-    assert metadata["step"] == STEPS
-    return state
-
-
-def logged(run: Path) -> list[dict]:
-    """Return the training's lines of metrics.jsonl without its speed."""
-    return [
-        {name: value for name, value in line.items() if name != "images_per_second"}
-        for line in RunDirectory(run).read_metrics()
-        if "loss/generator" in line
-    ]
 
 
 def name_of(number: int) -> str:

@@ -393,6 +393,13 @@ def test_samples_that_cannot_be_made(refused, run, tmp_path, arguments, sentence
     assert sentence in refused(*arguments)
 
 
+def test_a_folder_of_other_pictures(refused, run, tmp_path):
+    assert run_cli("sample", run, "--num", 3, "--out", tmp_path / "d") == 0
+    assert run_cli("sample", run, "--num", 3, "--out", tmp_path / "d") == 0  # the same again
+    sentence = refused("sample", run, "--num", 2, "--out", tmp_path / "d")
+    assert "holds 1 other pictures, such as 000002.png: choose another folder" in sentence
+
+
 def test_labels_without_classes(refused, ring_run):
     sentence = refused("sample", ring_run.run, "--labels", "1")
     assert sentence == "labels were given, but this model was trained without classes"
@@ -404,22 +411,6 @@ def test_a_walk_of_points(refused, ring_run):
 
 
 # A full disk.
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a small tmpfs needs root on Linux")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.fixture
@@ -453,6 +444,6 @@ def test_a_full_disk_says_nothing_else(after_a_full_disk):
 def test_a_full_disk_for_samples(refused, run, small_disk):
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
-        file.write(b"x" * 2_000_000)
+        file.write(b"x" * 4_000_000)
     sentence = refused("sample", run, "--num", 100, "--out", small_disk / "grid.png")
     assert "grid.png could not be written: No space left on device" in sentence

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import killing
 import pytest
-from tiny_runs import assert_same_bits
+from tiny_runs import assert_same_bits, final_state, logged
 
 pytest_plugins = ["tiny_runs"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,17 +36,17 @@ def lives(folder, tmp_path_factory):
 
 def assert_as_undisturbed(runs, folder, *, same_lines=True):
     expected, lines = (
-        killing.final_state(folder / "undisturbed"),
-        killing.logged(folder / "undisturbed"),
+        final_state(folder / "undisturbed", killing.STEPS),
+        logged(folder / "undisturbed"),
     )
     steps = list(range(killing.EVERY, killing.STEPS + 1, killing.EVERY))
     assert [line["step"] for line in lines] == steps
     for run in runs:
-        assert_same_bits(killing.final_state(run), expected)
+        assert_same_bits(final_state(run, killing.STEPS), expected)
         if same_lines:
-            assert killing.logged(run) == lines
+            assert logged(run) == lines
         else:  # stopping closes an interval of the log early
-            there = [line["step"] for line in killing.logged(run)]
+            there = [line["step"] for line in logged(run)]
             assert there == sorted(set(there))
             assert set(steps) <= set(there)
 

@@ -9,13 +9,11 @@ import socket
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-from tiny_runs import arrays, run_cli, start
+from tiny_runs import arrays, final_state, run_cli, start
 
-from ganjax import build, config, processes, sharding, train
-from ganjax.checkpoint import Checkpointer
+from ganjax import config, processes, sharding, train
 from ganjax.processes import ProcessOptions, several
 from ganjax.run import RunDirectory
 from ganjax.types import InputError
@@ -67,16 +65,6 @@ def ended(started, timeout=240):
             if process.poll() is None:
                 process.kill()
     return [process.returncode for process in started], said
-
-
-def final_state(run, step):
-    """Read the last checkpoint into this process, which has one device."""
-    settings = config.from_json(RunDirectory(run).record()["config"])
-    like = jax.eval_shape(build.build(settings).model.algorithm.init, jax.random.key(0))
-    with Checkpointer(RunDirectory(run).checkpoints) as checkpoints:
-        state, metadata = checkpoints.restore(like)
-    assert metadata["step"] == step
-    return state
 
 
 def assert_close(actual, expected):

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from ganjax import cli, train
+from ganjax import build, cli, config, train
+from ganjax.checkpoint import Checkpointer
 from ganjax.config import GAN, Config, Data, Evaluation, OptimizerSettings, Train
 from ganjax.networks.dcgan import DCGAN
 from ganjax.networks.mlp import MLP
+from ganjax.run import RunDirectory
 
 RING_FILE = """
 from tiny_runs import ring_config as get_config
@@ -86,6 +88,26 @@ def assert_same_bits(actual, expected) -> None:
     for path, leaf in expected.items():
         assert leaf.dtype == actual[path].dtype, path
         assert leaf.tobytes() == actual[path].tobytes(), path
+
+
+def final_state(run, step):
+    """Read the last checkpoint of a run into this process, as it lies on the disk."""
+    settings = config.from_json(RunDirectory(run).record()["config"])
+    phase = build.build(settings).phases[-1]
+    like = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
+    with Checkpointer(RunDirectory(run).checkpoints) as checkpoints:
+        state, metadata = checkpoints.restore(like)
+    assert metadata["step"] == step
+    return state
+
+
+def logged(run):
+    """Return the training's lines of metrics.jsonl without its speed."""
+    return [
+        {name: value for name, value in line.items() if name != "images_per_second"}
+        for line in RunDirectory(run).read_metrics()
+        if "loss/generator" in line
+    ]
 
 
 def contents(folder) -> dict[str, bytes]:
