@@ -52,7 +52,7 @@ from ganjax.digest import (
     unsealed,
     without_key_type,
 )
-from ganjax.quiet import quiet_leftovers, settle
+from ganjax.quiet import settle
 from ganjax.types import InputError
 
 _LATER_METRICS = "metrics.json"
@@ -247,15 +247,14 @@ class Checkpointer:
         """
         if self._pending is None:
             return
-        with quiet_leftovers():
-            try:
-                damage = self._proof.result()
-            except Exception as error:
-                step, self._pending = self._pending, None
-                self._end_writer()
-                failure = self._failure(step, error)
-                settle()
-                raise failure from error
+        try:
+            damage = self._proof.result()
+        except Exception as error:
+            step, self._pending = self._pending, None
+            self._end_writer()
+            failure = self._failure(step, error)
+            settle()
+            raise failure from error
         self._pending = None
         if all_agree(damage is None):
             self._proven.add(self._written.name)
@@ -426,7 +425,7 @@ class Checkpointer:
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
         candidates = self._candidates(step)
         empty = emptied(self.directory) if step is None else []
-        damage = [f"{self.directory / name} is empty" for name in empty]
+        damage: list[str] = []
         for checkpoint in candidates:
             wrong = None
             try:
@@ -442,12 +441,14 @@ class Checkpointer:
                 wrong = wrong or "another process could not read it"
                 damage.append(f"{checkpoint.path} is damaged: {wrong}")
                 continue
+            damage += [f"{path} is empty" for at, path in empty if at > checkpoint.step]
             if damage:
                 text = f"{'; '.join(damage)}; went back to step {checkpoint.step}"
                 warnings.warn(text, stacklevel=3)
             if whole:
                 self._proven.add(checkpoint.path.name)
             return state, copy.deepcopy(checkpoint.record["metadata"])
+        damage += [f"{path} is empty" for _, path in empty]
         others = self._sound()
         advice = f"step {others[-1].step} may be sound" if others else "no other one is there"
         raise InputError(f"{'; '.join(damage)}; {advice}")

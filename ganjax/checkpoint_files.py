@@ -1,9 +1,10 @@
 """One checkpoint on a disk or in a bucket: whether it is whole, and reading it."""
 
-import logging
+import errno
 import math
 import os
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ganjax.digest import (
     unsealed,
     with_key_type,
 )
-from ganjax.quiet import ask_for_no_metrics, is_wanted, quiet_leftovers, settle
+from ganjax.quiet import ask_for_no_metrics, quiet_leftovers, settle
 from ganjax.types import InputError
 
 FORMAT = 1  # of records; what has none is of this one
@@ -80,8 +81,7 @@ def best_first(checkpoints: list[Checkpoint], metric: str | None, mode: str) -> 
 
 def make_writer(directory: epath.Path) -> ocp.AsyncCheckpointer:
     """Return what writes checkpoints in a directory."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(is_wanted)
+    quiet_leftovers()
     ask_for_no_metrics()
     # OCDBT keeps 0.4 kB in memory for each array of each save, and is no faster on a disk; in a
     # bucket it saves objects.
@@ -166,17 +166,16 @@ def _read_arrays(
         what = ocp.args.PyTreeRestore(
             item=nested(stored), restore_args=nested(arguments), partial_restore=True
         )
-        with quiet_leftovers():
-            try:
-                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                    restored, _ = named_leaves(reader.restore(where / "state", what))
-            except (MemoryError, jax.errors.JaxRuntimeError):
-                raise  # says something of this machine, not of the checkpoint
-            except Exception as error:
-                damage = f"its arrays cannot be read ({cause(error)})"
-            if damage:  # within the quiet
-                settle()
+        quiet_leftovers()
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                restored, _ = named_leaves(reader.restore(where / "state", what))
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # says something of this machine, not of the checkpoint
+        except Exception as error:
+            damage = f"its arrays cannot be read ({cause(error)})"
         if damage:
+            settle()
             raise DamagedError(damage)
     # Orbax returns the target itself for an array that its own list of names has lost.
     if not all(isinstance(restored.get(path), jax.Array) for path in stored):
@@ -201,11 +200,13 @@ def is_committed(path: epath.Path) -> bool:
         return True  # there is something, which counts as damaged
 
 
-def emptied(directory: epath.Path) -> list[str]:
+def emptied(directory: epath.Path) -> list[tuple[int, epath.Path]]:
+    """Return the steps and paths of checkpoints of which nothing but the directory is left."""
     if is_remote(directory) or not directory.exists():
         return []
-    there = (path for path in directory.iterdir() if NAME.fullmatch(path.name))
-    return sorted(path.name for path in there if path.is_dir() and not is_committed(path))
+    there = [path for path in directory.iterdir() if NAME.fullmatch(path.name)]
+    empty = [path for path in there if path.is_dir() and not is_committed(path)]
+    return sorted((int(NAME.fullmatch(path.name)[1]), path) for path in empty)
 
 
 def remove(path: epath.Path) -> None:
@@ -216,6 +217,14 @@ def remove(path: epath.Path) -> None:
             (path / "commit_success.txt").unlink(missing_ok=True)
         elif NAME.fullmatch(path.name):
             path = path.rename(path.with_name(f"{path.name}.removed"))
+        for wait in (0.05, 0.2, 1.0):
+            try:
+                return path.rmtree()
+            except OSError as error:
+                # Writes that were abandoned at a failure may still make files in it.
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+            time.sleep(wait)
         path.rmtree()
     except OSError as error:
         warnings.warn(f"{path} could not be removed ({cause(error)})", stacklevel=2)

@@ -30,6 +30,7 @@ def check(config: Config) -> None:
             raise InputError(f"data.image_size has to be 1 to {LARGEST_IMAGE}, got {size}")
     for name, value in _leaves(getattr(config.model, "network", None)):
         sized = name.endswith(("_dim", "width", "_hidden", "heads", "num_layers"))
+        sized = sized and name != "shared_dim"  # 0 where labels share none
         for number in value if isinstance(value, tuple) else (value,):
             if sized and isinstance(number, int) and number < 1:
                 raise InputError(f"model.network.{name} has to be 1 or more, got {number}")

@@ -69,10 +69,10 @@ def check_regular(path: str | os.PathLike) -> None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        raise InputError(f"{os.fspath(path)} cannot be read: {reason(error)}.") from error
+        raise InputError(f"{os.fspath(path)} cannot be read: {reason(error)}") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise InputError(f"{os.fspath(path)} is {kind}, expected a file.")
+        raise InputError(f"{os.fspath(path)} is {kind}, expected a file")
 
 
 def check_unpacked(name: str, packed: int, unpacked: int) -> None:

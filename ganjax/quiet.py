@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 
 
 def ask_for_no_metrics() -> None:
@@ -30,22 +29,24 @@ def settle() -> None:
         gc.collect()  # coroutines that were never awaited
 
 
-@contextlib.contextmanager
-def quiet_leftovers() -> Iterator[None]:
-    """Keep what Orbax abandons at a first failure from printing its own later.
+def quiet_leftovers() -> None:
+    """Keep what Orbax abandons at a first failure from printing its own later, for good.
 
-    After a failure the hook stays: some of it is collected only when the process ends.
+    Writes end in threads of their own, and some of it is collected only with the process.
     """
-    hook = sys.unraisablehook
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(is_wanted)
+    before = sys.unraisablehook
+    if getattr(before, "without_leftovers", False):
+        return
 
-    def is_leftover(unraisable) -> bool:
+    def hook(unraisable) -> None:
         code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
         is_orbax = code is not None and "orbax" in code.co_filename
-        return is_orbax or "Event loop is closed" in str(unraisable.exc_value)
+        if not is_orbax and "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
 
-    sys.unraisablehook = lambda unraisable: is_leftover(unraisable) or hook(unraisable)
-    logging.getLogger("asyncio").addFilter(is_wanted)
-    yield
+    hook.without_leftovers = True
     sys.unraisablehook = hook
 
 

@@ -240,7 +240,7 @@ class _Training:
                     f"{self.run.checkpoints} has no checkpoint although step {logged} is logged: "
                     "bring them back, or start again in a new --run-directory"
                 )
-            if empty := emptied(self.checkpoints.directory):
+            if empty := [str(step) for step, _ in emptied(self.checkpoints.directory)]:
                 raise InputError(
                     f"{self.run.checkpoints} has no checkpoint, but empty directories for "
                     f"{', '.join(empty)}: bring back what was there, or remove them"

@@ -438,16 +438,22 @@ def order_of(num_batches):
 # On several devices, in a process of its own.
 
 
+def members_held(states):
+    """How many members lie on the first device."""
+    kernels = states.players["generator"].params["Dense_0"]["kernel"]
+    return kernels.addressable_shards[0].data.shape[0]
+
+
 def main():
     jax.config.update("jax_num_cpu_devices", 2)
     results = {f"{case} {strategy}": errors(case, strategy) for case, strategy in DEVICE_CASES}
     algorithm = small_gan()
     members = population(algorithm, 2)
     states = jax.jit(members.init)(keys(2))
-    kernels = states.players["generator"].params["Dense_0"]["kernel"]
+    before = members_held(states)
     samples = jax.eval_shape(lambda s: members.sample(s, jax.random.key(0), 3), states)
     states, logged = fitted(members, states)
-    after = states.players["generator"].params["Dense_0"]["kernel"]
+    shares = [before, members_held(states)]
     state, expected = fitted(algorithm, begin(algorithm, keys()[1], {}))
     ours = [metrics["loss/generator"][1] for metrics in logged.values()]
     theirs = [metrics["loss/generator"] for metrics in expected.values()]
@@ -460,7 +466,7 @@ def main():
     results = {
         "errors": results,
         "strategies": [population(algorithm, size).strategy for size in (1, 2, 3, 4)],
-        "shares": [array.addressable_shards[0].data.shape[0] for array in (kernels, after)],
+        "shares": shares,
         "step": states.step.sharding.is_fully_replicated,
         "samples": samples.shape,
         "sentence": sentence,
