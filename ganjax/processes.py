@@ -9,6 +9,7 @@ time that is known, and with an exit code that a scheduler can start again on.
 
 import dataclasses
 import json
+import math
 import os
 import secrets
 import signal
@@ -27,8 +28,10 @@ from ganjax.types import InputError
 LOST = 75  # what sysexits.h calls a temporary failure: start again
 CRASHED = 70  # what sysexits.h calls an internal error: one that nobody has foreseen
 FOLDER = "processes"
+_BEFORE_A_RUN = ("lock", "config.json.new", FOLDER)
 _PIPE = "GANJAX_SUPERVISOR_PIPE"
 _BEAT_SECONDS = 1.0
+_REMOTE_SECONDS = 5.0  # between statuses in a bucket, which takes one a second of an object
 # How long a child may take to end by itself once another one has ended badly.
 _GRACE_SECONDS = 10.0
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -170,6 +173,13 @@ def supervise(arguments: Sequence[str], run: str | os.PathLike, options: Process
     return _Supervisor(arguments, path, options).watch()
 
 
+def is_new(run: epath.Path) -> bool:
+    """Return whether a run may begin there: nothing, or what was killed before it had begun."""
+    return not run.exists() or (
+        run.is_dir() and all(path.name in _BEFORE_A_RUN for path in run.iterdir())
+    )
+
+
 def _check_free(path: epath.Path, options: ProcessOptions) -> None:
     """Raise where this process of the run is already running: a second one would end them all."""
     other = _Other(path)
@@ -187,7 +197,10 @@ def _check_free(path: epath.Path, options: ProcessOptions) -> None:
 class _Supervisor:
     def __init__(self, arguments, run: epath.Path, options: ProcessOptions):
         self._folder, self._run = run / FOLDER, run
-        self._patience = options.patience_seconds
+        # A training refuses another's folder: nothing is left in it.
+        self._writes = (run / "config.json").exists() or is_new(run)
+        self._seconds = _REMOTE_SECONDS if "://" in os.fspath(run) else 0.0
+        self._patience = max(options.patience_seconds, 4 * self._seconds)
         self._id, self._count = options.process_id, options.num_processes
         self._beats = 0
         self._others: dict[int, _Other] = {}
@@ -218,10 +231,10 @@ class _Supervisor:
             self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
 
     def watch(self) -> int:
-        looked = time.monotonic()
+        looked, told = time.monotonic(), -math.inf
         while self._child.poll() is None:
             time.sleep(_BEAT_SECONDS / 2)
-            if (now := time.monotonic()) - looked > 4 * _BEAT_SECONDS:
+            if (now := time.monotonic()) - looked > 4 * _BEAT_SECONDS + self._seconds:
                 # This process itself stood still, and with it its child or its machine.
                 self._heard = now
                 for other in self._others.values():
@@ -231,7 +244,8 @@ class _Supervisor:
             silent = time.monotonic() - self._heard
             if silent > self._patience and self._start is not None:
                 return self._lose(f"{self._name()} has not answered for {silent:.0f} s")
-            if self._id is not None:
+            if self._id is not None and now - told >= self._seconds:
+                told = now
                 self._write(state="running")
                 if lost := self._lost():
                     return self._lose(lost)
@@ -249,6 +263,8 @@ class _Supervisor:
             self._id, self._count, self._start = json.loads(line)
 
     def _write(self, **status: Any) -> None:
+        if not self._writes:
+            return
         self._beats += 1
         about = {"host": socket.gethostname(), "pid": self._child.pid, "beats": self._beats}
         text = json.dumps({**about, "start": self._start, **status})
@@ -297,7 +313,8 @@ class _Supervisor:
                 time.sleep(_BEAT_SECONDS / 2)
                 if (lost := self._lost()) and not lost.endswith(name):
                     return self._end(LOST, lost)
-            silent = [n for n, other in self._others.items() if other.silent > 4 * _BEAT_SECONDS]
+            quiet = 4 * _BEAT_SECONDS + self._seconds
+            silent = [n for n, other in self._others.items() if other.silent > quiet]
             if silent:
                 return self._end(LOST, f"process {silent[0]} of {self._count} does not answer")
         if code == CRASHED:
@@ -366,9 +383,10 @@ class _Other:
     def lost(self, patience: float, start: int | None) -> str | None:
         """Return why it is lost, or None: it is well, or of another start, or has not come yet.
 
-        JAX waits for what has not come, and gives up.
+        Before they have come together the start of both is None. JAX waits for what has not come,
+        and gives up.
         """
-        if self.changed is None or start is None or self.status.get("start") != start:
+        if self.changed is None or self.status.get("start") != start:
             return None
         if self.status.get("state") == "ended":
             code = self.status.get("code")

@@ -23,12 +23,11 @@ from etils import epath
 from ganjax.events import Events
 from ganjax.files import check_regular, parse_json, reading
 from ganjax.loop import Callback, Progress
+from ganjax.processes import is_new
 from ganjax.types import InputError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
 LOCK = "lock"
-# What a process leaves that was killed before there was a run.
-_BEFORE_A_RUN = {LOCK, f"{CONFIG}.new", "processes"}
 
 
 class RunDirectory:
@@ -84,7 +83,7 @@ class RunDirectory:
             )
         if not self.path.exists():
             return
-        if not self.path.is_dir() or any(p.name not in _BEFORE_A_RUN for p in self.path.iterdir()):
+        if not is_new(self.path):
             raise InputError(
                 f"{self.shown} exists and is no run; choose an empty or a new --run-directory"
             )
@@ -352,15 +351,11 @@ def wandb_callback(project: str, run: RunDirectory, settings: Mapping[str, Any])
     """
     wandb = _import_wandb()
     session = wandb.init(project=project, name=run.path.name, config=dict(settings))
-    # Scores are computed while training goes on: they come late, and have a step of their own.
-    session.define_metric("evaluation/*", step_metric="evaluation/step")
+    # Scores come late and roll-backs go back, while the package's own step only grows.
+    session.define_metric("*", step_metric="step")
 
     def log(progress: Progress) -> None:
-        values = dict(progress.metrics)
-        if any(name.startswith("evaluation/") for name in values):
-            session.log({**values, "evaluation/step": progress.step}, commit=False)
-        else:
-            session.log(values, step=progress.step)
+        session.log({**progress.metrics, "step": progress.step})
 
     return Callback(log)
 

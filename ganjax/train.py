@@ -264,7 +264,7 @@ class _Training:
         total = sum(phase.steps for phase in self.experiment.phases)
         with self.checkpoints, self.scores:
             if metadata:
-                state = self._restore()
+                state = self._as_rolled_back(self._restore())
             self._open_log(state)
             self.report.start(self._step(state), total, self.judge.unit)
             try:
@@ -331,6 +331,15 @@ class _Training:
         self._open_log(state)
         # Logged on its own: the state that the next checkpoint holds counts it.
         self._tell(loop.Progress(self._step(state), None, {"roll_backs": roll_backs}, 0.0), True)
+        return state.replace(rollbacks=jnp.full_like(state.rollbacks, roll_backs))
+
+    def _as_rolled_back(self, state: TrainState) -> TrainState:
+        """Return a state that was read, with the roll-backs to it that no checkpoint counts yet."""
+        at, lines = self._step(state), self.run.read_metrics()
+        logged = (
+            line["roll_backs"] for line in lines if line["step"] == at and "roll_backs" in line
+        )
+        roll_backs = max(of_first(int(max(logged, default=0))), int(state.rollbacks))
         return state.replace(rollbacks=jnp.full_like(state.rollbacks, roll_backs))
 
     def _train_phases(self, state: TrainState, total: int) -> TrainState:

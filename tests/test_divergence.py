@@ -228,6 +228,11 @@ def test_roll_backs_come_to_an_end(spoilt, tmp_path):
         loop.DivergedError, match="the last good checkpoint is step 4; rolled back 2 times"
     ):
         train.train(settings, str(tmp_path / "run"))
+    # Going on does not go through all of them again.
+    report = train.Silent()
+    report.warn = pytest.fail
+    with pytest.raises(loop.DivergedError, match="step 4; rolled back 2 times"):
+        train.resume(str(tmp_path / "run"), report=report)
     # What is left is a run that can be resumed, from a sound state.
     spoilt([])
     assert int(train.resume(str(tmp_path / "run")).state.step) == 10

@@ -29,6 +29,7 @@ FLOORS = [
     },
     {
         "sharding",
+        "processes",
         "cost",
         "hlo",
         "checkpoint",
@@ -55,7 +56,6 @@ FLOORS = [
         "portable",
         "convert",
         "sweep",
-        "processes",
         "cli",
         "__main__",
     },

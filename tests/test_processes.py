@@ -360,6 +360,20 @@ def test_another_that_has_ended_badly_ends_this_one(tmp_path, monkeypatch, capfd
     assert "resume" not in said  # where there is no run yet
 
 
+def test_another_that_fails_before_all_have_come_ends_this_one(tmp_path, monkeypatch, capfd):
+    program = writes(tmp_path / "run/processes/1", state="ended", code=2, start=None)
+    program = program.replace("[0, 2, 5]", "[0, 2, None]").replace("WAIT", "60")
+    assert supervise(tmp_path, monkeypatch, program, patience=20.0) == 75
+    assert "process 1 of 2 (far, pid 7) ended with exit code 2" in capfd.readouterr().err
+
+
+def test_nothing_is_left_in_a_folder_of_something_else(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("mine")
+    assert supervise(tmp_path, monkeypatch, "raise SystemExit(2)") == 2
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["letter.txt"]
+
+
 @pytest.mark.parametrize(
     "entries",
     [
