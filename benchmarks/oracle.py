@@ -50,15 +50,20 @@ def main() -> None:
         return
     results = common.Results("oracle", args.out, add_to=True)
     done = {(row["case"], row["oracle"], row["length"]) for row in results.known}
+    trained = [
+        [row[key] for key in ("case", "oracle", "length", "settings", "steps")]
+        for row in results.known
+        if row["case"] != "real"
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for seed in map(int, args.oracles.split(",")[: 1 if args.quick else None]):
             if ("real", seed, args.length) not in done:
                 real(results, seed, args.length, args.quick)
             for name in args.cases:
-                if (name, seed, args.length) not in done:
-                    runs = args.runs or Path(folder)
-                    changes = dict(part.split("=") for part in args.set.split(",") if part)
-                    score(results, name, seed, args.length, args.steps, changes, runs, args.quick)
+                settings, fields = configured(name, seed, args)
+                about = [name, seed, args.length, fields, settings.train.steps]
+                if about not in trained:
+                    score(results, name, settings, fields, args.runs or Path(folder), args.quick)
 
 
 def real(results: common.Results, seed: int, length: int, quick: bool) -> None:
@@ -71,28 +76,35 @@ def real(results: common.Results, seed: int, length: int, quick: bool) -> None:
     results.add_row("real", unit="nats", oracle=seed, length=length, nll_oracle=value)
 
 
-def score(results, name, seed, length, steps, changes, runs, quick) -> None:
-    """Train one configuration on one oracle, and add a row for each temperature that counts."""
-    from ganjax import config, train
-    from ganjax.run import RunDirectory
+def configured(name: str, seed: int, args) -> tuple:
+    """Return the configuration to train, and which fields of its model were changed."""
+    from ganjax import config
 
     settings = config.load_file(name)
-    text = dataclasses.replace(settings.data.text, oracle_seed=seed, length=length)
+    text = dataclasses.replace(settings.data.text, oracle_seed=seed, length=args.length)
     data = dataclasses.replace(settings.data, text=text)
+    changes = dict(part.split("=") for part in args.set.split(",") if part)
     fields = {key: int(value) for key, value in changes.items()}
-    if quick:
+    steps = args.steps
+    if args.quick:
         fast = ("pretrain_steps", "discriminator_pretrain_steps")
         fields |= {key: 1 for key in fast if getattr(settings.model, key, 0)}
         fields |= {"discriminator_steps": 2} if hasattr(settings.model, "loss") else {}
         steps = 4
     training = settings.train
     if steps:
-        training = dataclasses.replace(training, steps=steps, checkpoint_every_steps=min(
-            steps, training.checkpoint_every_steps
-        ))  # fmt: skip
-    settings = dataclasses.replace(
-        settings, data=data, train=training, model=dataclasses.replace(settings.model, **fields)
-    )
+        every = min(steps, training.checkpoint_every_steps)
+        training = dataclasses.replace(training, steps=steps, checkpoint_every_steps=every)
+    model = dataclasses.replace(settings.model, **fields)
+    return dataclasses.replace(settings, data=data, train=training, model=model), fields
+
+
+def score(results, name, settings, fields, runs, quick) -> None:
+    """Train one configuration on one oracle, and add a row for each temperature that counts."""
+    from ganjax import train
+    from ganjax.run import RunDirectory
+
+    seed, length = settings.data.text.oracle_seed, settings.data.text.length
     directory = runs / f"{name}-{length}-{seed}"
     seconds = None
     if not (directory / "evaluation.json").exists():
@@ -154,13 +166,20 @@ def print_table(path: Path) -> None:
         print(f"| length {length} | " + " | ".join(f"oracle {o}" for o in oracles), end="")
         print(" | mean NLL-oracle | mean NLL-generator | before it played |")
         print("|" + "---|" * (len(oracles) + 4))
-        for case in dict.fromkeys(row["case"] for row in chosen):
-            of = {row["oracle"]: row for row in chosen if row["case"] == case}
+        for title in dict.fromkeys(map(_title, chosen)):
+            of = {row["oracle"]: row for row in chosen if _title(row) == title}
             cells = [f"{of[o]['nll_oracle']:.3f}" if o in of else "" for o in oracles]
             cells.append(_mean(of.values(), "nll_oracle"))
             cells.append(_mean(of.values(), "nll_generator"))
             cells.append(_mean(of.values(), "nll_oracle_before"))
-            print(f"| {case} | " + " | ".join(cells) + " |")
+            print(f"| {title} | " + " | ".join(cells) + " |")
+
+
+def _title(row: dict) -> str:
+    changed = {**row.get("settings", {})}
+    if changed:
+        changed["steps"] = row["steps"]
+    return row["case"] + "".join(f", {key} {value}" for key, value in changed.items())
 
 
 def _mean(rows, key: str) -> str:
