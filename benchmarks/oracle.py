@@ -176,8 +176,11 @@ def print_table(path: Path) -> None:
 
 
 def _title(row: dict) -> str:
-    changed = {**row.get("settings", {})}
-    if changed:
+    from ganjax import config
+
+    changed = dict(row.get("settings", {}))
+    name = row["case"].partition(" at ")[0]
+    if name in CASES and config.load_file(name).train.steps != row["steps"]:
         changed["steps"] = row["steps"]
     return row["case"] + "".join(f", {key} {value}" for key, value in changed.items())
 

@@ -132,6 +132,8 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        if error is not None and not self._alone:  # the others may be elsewhere
+            return self._end_writer()
         try:
             self.close()
         except InputError as failure:
@@ -182,7 +184,7 @@ class Checkpointer:
         try:
             if self._writer is None:
                 self._start_writer()
-            elif not self.directory.exists():
+            elif not all_agree(self.directory.exists()):
                 self._make_again()
             self._written = self._new_path(step, sequence)
             self._writer.save(self._written, ocp.args.Composite(**items))
@@ -252,9 +254,7 @@ class Checkpointer:
         except Exception as error:
             step, self._pending = self._pending, None
             self._end_writer()
-            failure = self._failure(step, error)
-            settle()
-            raise failure from error
+            raise self._failure(step, error) from error
         self._pending = None
         if all_agree(damage is None):
             self._proven.add(self._written.name)
@@ -371,6 +371,7 @@ class Checkpointer:
 
     def _failure(self, step: int, error: Exception) -> InputError:
         """Remove what is left of a failed save and say what happened."""
+        settle()
         if self._alone:  # the others may not have failed
             self._remove_unfinished()
         kept = self.latest_step()
@@ -424,8 +425,7 @@ class Checkpointer:
 
     def _restore(self, like: Any, step: int | None, *, whole: bool) -> tuple[Any, dict]:
         candidates = self._candidates(step)
-        empty = emptied(self.directory) if step is None else []
-        damage: list[str] = []
+        damage, empty = [], emptied(self.directory) if step is None else []
         for checkpoint in candidates:
             wrong = None
             try:

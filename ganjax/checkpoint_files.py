@@ -168,8 +168,9 @@ def _read_arrays(
         )
         quiet_leftovers()
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                restored, _ = named_leaves(reader.restore(where / "state", what))
+            # No `ocp.Checkpointer`: in it, processes that can read would wait for one that cannot.
+            handler = ocp.PyTreeCheckpointHandler(use_ocdbt=is_remote(where))
+            restored, _ = named_leaves(handler.restore(where / "state", args=what))
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # says something of this machine, not of the checkpoint
         except Exception as error:

@@ -27,7 +27,8 @@ from ganjax.types import InputError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit.
 
-    0 done, 1 diverged, 2 bad input, 75 another process was lost, 129, 130 or 143 stopped and saved.
+    0 done, 1 diverged, 2 bad input, 70 an unforeseen error in one of several processes, 75 another
+    process was lost, 129, 130 or 143 stopped and saved, 141 nobody reads the output.
     """
     code = _code(list(sys.argv[1:] if arguments is None else arguments))
     if processes.is_child() and code not in (0, *processes.STOPPED):
@@ -232,7 +233,10 @@ def _go(directory, start, name) -> int:
         cause = signal.Signals(error.signal_number).name
         _say(f"{cause}: saved step {error.step}; continue with `{PROGRAM} resume {shown}`")
         raise
-    print_result(result, name)
+    try:
+        print_result(result, name)
+    except (OSError, SystemExit):  # nobody reads it any more; the training is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -136,7 +137,15 @@ def fit(
 
         while step < steps:
             chunk = min([chunk, steps - step, *(every - step % every for every in cadences)])
-            state, metrics = run_chunk(state, *feed.take(step - first_step, chunk), chunk)
+            try:
+                inputs = feed.take(step - first_step, chunk)
+            except Exception:
+                if not signals:
+                    raise
+                save_now()  # a signal to all of the group has ended the readers
+                log.finish()
+                raise StoppedError(step, signals[0]) from None
+            state, metrics = run_chunk(state, *inputs, chunk)
             log.push(step, chunk, metrics)
             step += chunk
             dispatches += 1
@@ -237,10 +246,21 @@ def caught_signals() -> Iterator[list[int]]:
     before = {number: signal.getsignal(number) for number in numbers}
 
     def handler(number, frame):
+        nonlocal since
         del frame
         caught.append(number)
+        since = time.monotonic()
         for each in numbers:
-            signal.signal(each, before[each])
+            signal.signal(each, before[each] if each == signal.SIGINT else again)
+
+    def again(number, frame):
+        del frame
+        # A shell and the system both tell of a closed terminal; `timeout` tells a process twice.
+        if time.monotonic() - since > 1.0:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+
+    since = 0.0
 
     for number in numbers:
         signal.signal(number, handler)

@@ -7,6 +7,7 @@ aborts because another one is gone, or that stands still ends everywhere in a se
 time that is known, and with an exit code that a scheduler can start again on.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -50,7 +51,7 @@ class ProcessOptions:
     process_id: int | None = None
     """Which one this is, from 0."""
     patience_seconds: float = 60.0
-    """How long a process may not answer before the others end."""
+    """How long a process may not answer before the others end; in a bucket 20 at least."""
 
 
 def several(options: ProcessOptions) -> bool:
@@ -97,6 +98,17 @@ def _in_a_cluster(environment: Mapping[str, str]) -> bool:
     return "," in hosts
 
 
+def _place_in_a_cluster(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return which process a scheduler says that this is, and of how many; None where unsaid."""
+    for rank, count in (
+        ("SLURM_PROCID", "SLURM_NTASKS"),
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ):
+        if environment.get(rank, "").isdigit() and environment.get(count, "").isdigit():
+            return int(environment[rank]), int(environment[count])
+    return None, None
+
+
 def is_child() -> bool:
     """Return whether a supervisor has started this process."""
     return _PIPE in os.environ
@@ -111,8 +123,9 @@ def join(options: ProcessOptions) -> None:
     import jax
 
     pipe = int(os.environ[_PIPE])
-    # Control-C goes to every process of a terminal; the supervisor decides what it means.
+    # These go to every process of a terminal; the supervisor decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_beat, args=(pipe,), daemon=True).start()
     try:
         jax.distributed.initialize(
@@ -166,6 +179,9 @@ def supervise(arguments: Sequence[str], run: str | os.PathLike, options: Process
       arguments: of the command line.
       run: the run directory, which every process sees.
       options: which process this is.
+
+    Raises:
+      InputError: this process of the run is already running.
     """
     path = epath.Path(os.path.expanduser(os.fspath(run)))
     if options.process_id is not None:
@@ -180,12 +196,17 @@ def is_new(run: epath.Path) -> bool:
     )
 
 
+def _status_seconds(path: epath.Path) -> float:
+    """Return the least time between two statuses."""
+    return _REMOTE_SECONDS if "://" in os.fspath(path) else 0.0
+
+
 def _check_free(path: epath.Path, options: ProcessOptions) -> None:
     """Raise where this process of the run is already running: a second one would end them all."""
     other = _Other(path)
     if other.status.get("state") != "running":
         return
-    time.sleep(3 * _BEAT_SECONDS)
+    time.sleep(3 * _BEAT_SECONDS + _status_seconds(path))
     other.look()
     if other.changed is not None and other.status.get("state") == "running":
         raise InputError(
@@ -199,12 +220,15 @@ class _Supervisor:
         self._folder, self._run = run / FOLDER, run
         # A training refuses another's folder: nothing is left in it.
         self._writes = (run / "config.json").exists() or is_new(run)
-        self._seconds = _REMOTE_SECONDS if "://" in os.fspath(run) else 0.0
+        self._seconds = _status_seconds(run)
         self._patience = max(options.patience_seconds, 4 * self._seconds)
         self._id, self._count = options.process_id, options.num_processes
+        if self._id is None:
+            self._id, self._count = _place_in_a_cluster(os.environ)
         self._beats = 0
         self._others: dict[int, _Other] = {}
         self._signal: int | None = None
+        self._noticed = 0.0
         self._child: subprocess.Popen | None = None
         self._start: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -224,8 +248,10 @@ class _Supervisor:
 
     def _pass_on(self, number, frame) -> None:
         del frame
-        first = self._signal is None
-        self._signal = number
+        first, now = self._signal is None, time.monotonic()
+        if not first and number != signal.SIGINT and now - self._noticed < 1.0:
+            return  # a shell and the system both tell of a closed terminal
+        self._signal, self._noticed = number, now
         if self._child is not None:
             # JAX makes all processes stop at the same step on a SIGTERM to one of them.
             self._child.send_signal(signal.SIGTERM if first else signal.SIGKILL)
@@ -301,10 +327,12 @@ class _Supervisor:
         return self._end(LOST, why)
 
     def _ended(self, code: int) -> int:
+        if code == 128 + signal.SIGTERM and self._signal is not None:
+            code = 128 + self._signal  # what the child was told is SIGTERM
         if code >= 0 and code != CRASHED:
             return self._end(code)
         if self._signal is not None:
-            return self._end(128 + self._signal, "stopped before it could save")
+            return self._end(128 + self._signal, f"{self._name()} stopped before it could save")
         name = "an error" if code == CRASHED else signal.Signals(-code).name
         if code in (CRASHED, -signal.SIGABRT) and self._count:
             # Where another one is gone, JAX raises or aborts: that is the one to name.
@@ -334,7 +362,8 @@ class _Supervisor:
                 "all processes"
             )
             there = (self._run / "config.json").exists()
-            print(f"ganjax: {why}{advice if there else ''}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"ganjax: {why}{advice if there else ''}", file=sys.stderr, flush=True)
         return code
 
     def _name(self) -> str:
@@ -390,7 +419,7 @@ class _Other:
             return None
         if self.status.get("state") == "ended":
             code = self.status.get("code")
-            if code == 0 or code in STOPPED:
+            if code == 0 or (code in STOPPED and not self.status.get("why")):
                 return None
             why = self.status.get("why") or f"ended with exit code {code}, and says why"
             return f"({self.where}) {why}"

@@ -1,10 +1,8 @@
 """A run from its configuration to its closing figures: `train` and `resume`."""
 
 import dataclasses
-import json
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ganjax import config, evaluation, loop, pictures, sharding
-from ganjax.build import build, describe_data
+from ganjax.build import build
 from ganjax.checkpoint import Checkpointer
 from ganjax.checkpoint_files import all_agree, emptied, of_first
 from ganjax.config import Config
@@ -20,13 +18,13 @@ from ganjax.experiment import Experiment
 from ganjax.files import of_file
 from ganjax.judging import as_json, judge_of
 from ganjax.pending_scores import Scores
+from ganjax.record import check_alike, differences, record_of
 from ganjax.run import (
     CONFIG,
     MetricsLog,
     NoLog,
     RunDirectory,
     check_wandb,
-    device_name,
     versions,
     wandb_callback,
 )
@@ -93,19 +91,20 @@ def train(settings: Config, directory: str, report: Report | None = None) -> Res
 
     Raises:
       InputError: bad configuration, data or directory; nothing has been overwritten.
-      ganjax.loop.DivergedError: a metric is not finite.
-      ganjax.loop.StoppedError: SIGINT or SIGTERM came; the state has been saved.
+      ganjax.loop.DivergedError: metrics or weights are not finite, beyond what
+        `train.on_divergence` allows.
+      ganjax.loop.StoppedError: SIGINT, SIGTERM or SIGHUP came; the state has been saved.
     """
     started = time.perf_counter()
     experiment = build(settings)
     sharding.check_batch_size(settings.train.batch_size, sharding.make_mesh())
     judge_of(experiment).check()
-    _check_alike(experiment)
+    check_alike(experiment, "train")
     check_wandb(settings.train.wandb_project)
     # Whatever the first phase starts from is read before anything is written.
     state = _begin(experiment, 0, None)
     run = RunDirectory(directory)
-    run.create(_record(experiment))
+    run.create(record_of(experiment))
     with run.locked():
         return _Training(experiment, run, report or Silent(), started).go(state, None)
 
@@ -123,6 +122,7 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
 
     Raises:
       InputError: there is no run, it is in use, its data has changed, or no checkpoint is sound.
+      ganjax.loop.DivergedError, ganjax.loop.StoppedError: as `train`.
     """
     started = time.perf_counter()
     run = RunDirectory(directory)
@@ -139,7 +139,7 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         )
     with run.locked():
         experiment = build(settings)
-        _check_alike(experiment)
+        check_alike(experiment, "resume")
         if experiment.train.fingerprint != record["data"].get("fingerprint"):
             raise InputError(
                 f"the data of {run.shown} has changed: {experiment.train.name} is not what the run "
@@ -149,40 +149,16 @@ def resume(directory: str, steps: int | None = None, report: Report | None = Non
         training = _Training(experiment, run, report or Silent(), started)
         metadata = training.latest_metadata(record)
         done = int(metadata["step"]) if metadata else 0
+        if not all_agree(of_first(done) == done):
+            raise InputError(
+                f"the processes see different checkpoints in {run.shown}; it has to be on a disk "
+                "that all of them see"
+            )
         if steps is not None:
             if steps < done:
                 raise InputError(f"{run.shown} is at step {done} already, beyond {steps}")
             run.rewrite({**record, "config": config.to_json(settings)})
         return training.go(None if metadata else _begin(experiment, 0, None), metadata)
-
-
-def _check_alike(experiment: Experiment) -> None:
-    """Raise where several processes are about to train different things together."""
-    about = json.dumps(_record(experiment) | {"device": None}, sort_keys=True)
-    digest = zlib.crc32(about.encode()) >> 1  # int32
-    if not all_agree(of_first(digest) == digest):
-        raise InputError(
-            "the processes were started with different settings, data or versions; give all of "
-            "them the same command"
-        )
-
-
-def _differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
-    """Yield what has another value, such as `train.seed was 0 and is 1`."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in before.keys() & after.keys():
-            yield from _differences(before[key], after[key], f"{name}.{key}" if name else key)
-    elif before != after:
-        yield f"{name} was {before} and is {after}"
-
-
-def _record(experiment: Experiment) -> dict[str, Any]:
-    return {
-        "config": config.to_json(experiment.config),
-        "data": describe_data(experiment.train, experiment.model.num_classes),
-        "versions": versions(),
-        "device": device_name(),
-    }
 
 
 def _begin(experiment: Experiment, index: int, previous: TrainState | None) -> TrainState:
@@ -248,14 +224,14 @@ class _Training:
             self.report.note(f"{self.run.shown} has no checkpoint yet: it starts from step 0")
             return None
         metadata = self.checkpoints.metadata()
-        changed = sorted(_differences(metadata.get("config"), record["config"]))
+        changed = sorted(differences(metadata.get("config"), record["config"]))
         changed = [what for what in changed if not what.startswith("train.steps ")]
         if changed:
             self.report.warn(
                 f"config.json is not what step {metadata['step']} was trained with: "
                 + "; ".join(changed)
             )
-        for what in sorted(_differences(metadata.get("versions"), versions())):
+        for what in sorted(differences(metadata.get("versions"), versions())):
             self.report.note(f"{what} since step {metadata['step']}: bits may come out otherwise")
         return metadata
 
@@ -263,17 +239,16 @@ class _Training:
         """Train from a fresh state of the first phase, or from the checkpoint of `metadata`."""
         total = sum(phase.steps for phase in self.experiment.phases)
         with self.checkpoints, self.scores:
-            if metadata:
-                state = self._as_rolled_back(self._restore())
+            state = self._as_rolled_back(self._restore() if metadata else state)
             self._open_log(state)
             self.report.start(self._step(state), total, self.judge.unit)
             try:
                 state = self._train(state, total)
+                self.checkpoints.wait()  # proven, and nobody waits for the scores of the first
                 self._deliver(wait=True)
                 if self.tells and not self.figures and not self.settings.evaluation.every_steps:
-                    self.scores.submit(total, sharding.own_copy(state))
+                    self._score(total, state)
                     self._deliver(wait=True, quietly=True)
-                self.checkpoints.wait()
                 picture = self._picture(state, total)
                 self._plot()
             except loop.StoppedError:
@@ -300,8 +275,8 @@ class _Training:
             try:
                 return self._train_phases(state, total)
             except loop.DivergedError as error:
-                self._deliver(wait=True)
                 self.checkpoints.wait()
+                self._deliver(wait=True)
                 good = self.checkpoints.latest_step()
                 kept = f"the last good checkpoint is step {good}" if good else "nothing was saved"
                 most = self.settings.train.max_roll_backs
@@ -379,7 +354,13 @@ class _Training:
 
         def like(metadata):
             # Going back may be going back to an earlier phase.
-            phase = self.experiment.phases[int(metadata["phase"])]
+            phases, index = self.experiment.phases, int(metadata["phase"])
+            if index >= len(phases):
+                raise InputError(
+                    f"step {metadata['step']} is of phase {index + 1}; {self.run.shown}/{CONFIG} "
+                    f"has {len(phases)}: bring back what it was trained with"
+                )
+            phase = phases[index]
             shapes = jax.eval_shape(phase.algorithm.init, jax.random.key(0))
             return sharding.shapes_on(shapes, sharding.make_mesh())
 
@@ -402,7 +383,7 @@ class _Training:
             if self.tells:
                 self._deliver()
                 self.checkpoints.hold(progress.step)
-                self.scores.submit(progress.step, sharding.own_copy(progress.state))
+                self._score(progress.step, progress.state)
 
         callbacks = [
             loop.Callback(log),
@@ -411,6 +392,13 @@ class _Training:
         if self.settings.evaluation.every_steps:
             callbacks.append(loop.Callback(score, self.settings.evaluation.every_steps))
         return callbacks
+
+    def _score(self, step, state):
+        try:
+            self.scores.submit(step, sharding.own_copy(state))
+        except InputError as error:  # a training is worth more than a score of it
+            self.report.warn(f"step {step} has no score: {error}")
+            self.checkpoints.add_metrics(step, {})
 
     def _tell(self, progress, quietly=False):
         self.log.write(progress.step, progress.metrics)

@@ -45,7 +45,16 @@ FLOORS = [
     },
     {"population", "feed", "progress", "loop", "run"},
     {"build", "build_text", "checks", "config", "plain", "optimizers", "experiment"},
-    {"train", "trained", "trained_text", "judging", "judging_text", "pending_scores", "measure"},
+    {
+        "train",
+        "record",
+        "trained",
+        "trained_text",
+        "judging",
+        "judging_text",
+        "pending_scores",
+        "measure",
+    },
     {
         "report",
         "scores",

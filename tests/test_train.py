@@ -15,6 +15,7 @@ from ganjax import build, config, judging, loop, measure, pictures, train
 from ganjax.config import VAE, OptimizerSettings
 from ganjax.data.sources import DATASETS
 from ganjax.networks.conv_vae import ConvVAE
+from ganjax.record import record_of
 from ganjax.run import RunDirectory
 from ganjax.trained import load
 from ganjax.types import InputError
@@ -243,7 +244,7 @@ def two_phases(settings, first_steps):
 def go(experiment, directory, metadata=None):
     run = RunDirectory(directory)
     if metadata is None:
-        run.create(train._record(experiment))
+        run.create(record_of(experiment))
     training = train._Training(experiment, run, train.Silent(), 0.0)
     if metadata == "latest":
         return training.go(None, training.checkpoints.metadata())
