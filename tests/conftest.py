@@ -8,6 +8,24 @@ import sys
 import jax
 import pytest
 
+# Examples that compile whole train steps.
+SLOW_EXAMPLES = {
+    f"ganjax.{name}"
+    for name in (
+        "autoregressive.autoregressive",
+        "population.population",
+        "safeguard.skip_non_finite",
+        "sharding.train_step",
+        "vae.vae",
+    )
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name in SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def quick_jit():

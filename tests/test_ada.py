@@ -239,6 +239,7 @@ def test_bands_of_the_filter_add_up_to_everything():
 # Derivatives.
 
 
+@pytest.mark.slow
 def test_a_penalty_through_the_pipe_has_its_derivatives(quick_jit):
     with jax.enable_x64(True):
         random = np.random.default_rng(0)

@@ -63,6 +63,7 @@ def test_padding_does_not_count():
     assert loss_of(padded) == pytest.approx(loss_of(short), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_unequal_lengths_give_the_whole_batch_gradient():
     tokens = np.array(1 + tokens_of() % (VOCAB - 1))
     tokens[::2, 2:] = 0
@@ -101,6 +102,7 @@ def test_it_learns_a_rule_and_writes_by_it():
     assert float(sums["negative_log_likelihood"] / sums["tokens"]) < 0.05
 
 
+@pytest.mark.slow
 def test_the_running_average_is_what_is_sampled_and_scored():
     algorithm = autoregressive(
         NETWORK, length=LENGTH, start_token=0, optimizer=optax.sgd(5.0), ema_half_life_images=1e9
@@ -119,6 +121,7 @@ def test_the_running_average_is_what_is_sampled_and_scored():
     assert not np.array_equal(averaged, raw)
 
 
+@pytest.mark.slow
 def test_classes_decide_what_is_written():
     network = NETWORK.clone(num_classes=2)
     algorithm = autoregressive(
@@ -160,7 +163,7 @@ def test_it_has_no_latents():
         algorithm.sample(state, jax.random.key(0), 2, latents=jnp.zeros((2, 3)))
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (2, 4, 16)])
+@pytest.mark.parametrize("shape", [(3, 5), pytest.param((2, 4, 16), marks=pytest.mark.slow)])
 def test_hand_written_derivatives_are_those_of_the_formulas(shape):
     x = 3 * jax.random.normal(jax.random.key(0), shape) + 1
     weights = jax.random.normal(jax.random.key(1), shape)

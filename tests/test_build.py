@@ -204,6 +204,7 @@ def train_for(settings, steps=3, state=None):
     return before, jax.device_get(after)
 
 
+@pytest.mark.slow
 def test_frozen_layers_keep_their_bits():
     settings = ring_config()
     network = MLP(latent_dim=4, generator_hidden=(8,), discriminator_hidden=(8, 8))

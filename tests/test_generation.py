@@ -195,6 +195,7 @@ def test_greedy_takes_the_likeliest_token_each_time():
     np.testing.assert_array_equal(written[0], tokens)
 
 
+@pytest.mark.slow
 def test_beyond_its_context_a_model_goes_on_from_the_newer_half():
     network = NETWORKS["gpt"]  # 16 tokens
     variables, tokens, begin = variables_of(network), [3, 1, 4], 0

@@ -71,6 +71,7 @@ def test_beam_search(imported, official):
     np.testing.assert_allclose(scores, official["beam5_return3_12_scores"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_of_several_lengths(imported, official):
     tokens = official["input_ids"]
     written = np.asarray(imported.generate([tokens[0, :3], tokens[0]], 4, key=KEY, top_k=1))

@@ -123,6 +123,7 @@ def test_labels_are_numbers_or_one_hot(gans):
         assert images[0].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_training_mode_also_returns_the_new_statistics(gans):
     gan, vectors = gans["biggan"], reference_vectors.arrays(NAMES["biggan"])
     images, new = gan.generate(vectors["z"], vectors["label"], train=True)

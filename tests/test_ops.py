@@ -262,6 +262,7 @@ def network_operands():
     return {name: jnp.ones(shape) for name, shape in shapes.items()}, jnp.ones((2, 32, 32, 1))
 
 
+@pytest.mark.slow
 def test_on_a_cpu_every_convolution_of_a_loop_has_the_fast_layout():
     kernels, x = network_operands()
 

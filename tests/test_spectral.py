@@ -64,6 +64,7 @@ def test_evaluation_iterates_and_forgets():
     assert np.abs(updated["spectral"]["u"] - variables["spectral"]["u"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_gradient_is_the_closed_form():
     # d/dW <C, W / sigma> = C / sigma - <C, W> / sigma^2 * v^T u, with v and u held.
     module = SpectralNorm()

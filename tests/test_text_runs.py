@@ -97,10 +97,8 @@ def runs(lines_file, tmp_path_factory, quick_compilation):
     return trained
 
 
-ALL = [pytest.param(name, marks=() if name in ("gpt",) else pytest.mark.slow) for name in MODELS]
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_trains_writes_and_is_scored(name, runs):
     result = runs(name)
     run = result.run

@@ -341,6 +341,7 @@ def test_hyperparameters_by_name(quick_jit):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_average_of_both_networks_is_what_sample_evaluate_and_reconstruct_take(quick_jit):
     pieces = networks()
     algorithm = vae(**pieces, ema_half_life_images=16.0, optimizer=optax.adam(1e-2))
@@ -467,6 +468,7 @@ def test_refused_options(options, kind, message):
         vae(**{**networks(), **options})
 
 
+@pytest.mark.slow
 def test_refused_batches_and_networks():
     algorithm = vae(**networks())
     state = algorithm.init(jax.random.key(0))

@@ -156,6 +156,7 @@ def test_a_failure_while_reading_is_one_sentence(read, error, message, num_worke
         stream.take(3, 2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_sentence_and_the_stream_can_be_used_again():
     with BatchStream(streamed(read_and_die), seed=0, batch_size=4, num_workers=2) as stream:
         for _ in range(2):

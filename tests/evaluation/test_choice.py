@@ -117,6 +117,7 @@ def test_other_weights_are_not_called_fid(pth):
     assert extractor.published == {}
 
 
+@pytest.mark.slow
 def test_published_weights_are_kept_and_found(pth, monkeypatch):
     content = pth.read_bytes()
     source = weights.INCEPTION._replace(sha256=hashlib.sha256(content).hexdigest())

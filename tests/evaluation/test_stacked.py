@@ -30,6 +30,7 @@ def test_labels_are_the_classes_of_the_channels(stacked):
         assert label == digits @ np.array([100, 10, 1])
 
 
+@pytest.mark.slow
 def test_real_images_cover_nearly_all_modes(stacked):
     modes = stacked_modes(stacked.arrays["image"][:8000])
     assert modes.modes_covered > 980

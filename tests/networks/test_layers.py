@@ -116,6 +116,7 @@ def test_conv_has_the_parameters_and_results_of_flax(strides, padding):
     np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_conv_transpose_has_the_parameters_and_results_of_flax():
     x = jax.random.normal(KEY, (2, 4, 3, 3))
     ours = layers.ConvTranspose(5, (4, 4), 2)
