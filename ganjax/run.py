@@ -7,6 +7,8 @@ samples/          pictures on fixed latents, named by step
 checkpoints/      see `ganjax.checkpoint`
 curves.png        metrics over steps
 evaluation.json   every score so far, each with how it was made
+lock              of the training that writes here
+processes/        what several processes tell each other; see `ganjax.processes`
 """
 
 import contextlib
@@ -33,7 +35,7 @@ LOCK = "lock"
 class RunDirectory:
     """A directory on a disk, or in a bucket where `etils.epath` has support for it.
 
-    Of several processes that train one run the first one writes; the others' calls do nothing.
+    Of several processes that train one run the first one writes; all of them read.
     """
 
     def __init__(self, path: str | os.PathLike):

@@ -258,8 +258,11 @@ _worker_dataset: Dataset | None = None
 def _start_worker(dataset: Dataset) -> None:
     global _worker_dataset
     _worker_dataset = dataset
-    # Control-C goes to the whole process group; the training process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Control-C and a closed terminal go to the whole process group; the training process decides
+    # what they mean. SIGTERM stays: the pool ends its workers by it.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
