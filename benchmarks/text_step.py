@@ -51,7 +51,8 @@ def train(results: common.Results, case: str, quick: bool) -> None:
     algorithm = autoregressive(
         network["generator"], length=1, start_token=0, windows=True, optimizer=optimizer
     )
-    tokens = np.random.default_rng(0).integers(0, VOCAB, (STEPS, BATCH, LENGTH + 1))
+    steps = 10 if quick else STEPS
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (steps, BATCH, LENGTH + 1))
     batches = {"tokens": jnp.asarray(tokens, jnp.uint8)}
     holder = [algorithm.init(jax.random.key(0))]
     chunk = jax.jit(
@@ -61,7 +62,7 @@ def train(results: common.Results, case: str, quick: bool) -> None:
     def ours() -> float:
         holder[0], metrics = chunk(holder[0], batches)
         jax.block_until_ready(metrics)
-        return STEPS * BATCH * LENGTH
+        return steps * BATCH * LENGTH
 
     contestants = {"ganjax": ours}
     for compiled in (False, True):
@@ -147,7 +148,7 @@ def _torch_step(case: str, tokens: np.ndarray, compiled: bool):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         loss.item()
-        return STEPS * BATCH * LENGTH
+        return len(tokens) * BATCH * LENGTH
 
     return step
 

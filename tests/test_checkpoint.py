@@ -583,7 +583,7 @@ def test_flipped_bit_in_any_file_is_never_silent(tmp_path):
     check_bit_flips(tmp_path, repeats=3)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_flipped_bits_are_never_silent(tmp_path):
     check_bit_flips(tmp_path, repeats=200)
 
