@@ -2,11 +2,11 @@
 
 Trains without end, with a checkpoint every few steps (thousands of them are written, proven and
 removed), pictures and scores on the way, and looks at its own process once a second. The first
-fifth of the time is warm-up. A row has the resident memory of the two halves after it and how far
-it went up and down, the most open files and threads, and the speed of each tenth of the time as a
-ratio to their median; `flat` says that memory stayed within 2 percent, that there are no more files
-and threads than there were, and no tenth was slower than 0.9. What else the machine does shows in
-the speed.
+fifth of the time is warm-up. A row has the usual resident memory after it and that of each tenth of
+the time as a ratio to it, the fewest open files and threads in both halves (what is never closed
+adds to them), and the speed of each tenth as a ratio to their median; `flat` says that memory
+stayed within 2 percent, that there are no more files and threads than there were, and no tenth was
+slower than 0.9. What else the machine does shows in the speed.
 
     python benchmarks/soak.py --minutes 32 --out benchmarks/results/cpu-2-cores/soak.jsonl
 """
@@ -98,31 +98,31 @@ def row(watch: Watch, steps: int) -> dict:
     """Return what was seen, and whether it is flat."""
     warm = [entry for entry in watch.seen if entry[0] > watch.seconds / 5 and entry[1]]
     halves = warm[: len(warm) // 2], warm[len(warm) // 2 :]
-    memory = [statistics.median(entry[2] for entry in half) for half in halves]
-    all_memory = [entry[2] for entry in warm]
-    middle = statistics.median(all_memory)
-    spread = [min(all_memory) / middle, max(all_memory) / middle]
-    (files, more_files), (threads, more_threads) = (
-        [max(entry[column] for entry in half) for half in halves] for column in (3, 4)
-    )
     size = max(1, len(warm) // 10)
     tenths = [warm[i : i + size + 1] for i in range(0, size * 10, size)]
+    memory = [statistics.median(entry[2] for entry in tenth) for tenth in tenths if tenth]
+    middle = statistics.median(memory)
+    memory = [value / middle for value in memory]
     speeds = [(t[-1][1] - t[0][1]) / (t[-1][0] - t[0][0]) for t in tenths if len(t) > 1]
     usual = statistics.median(speeds) or 1.0
     speeds = [speed / usual for speed in speeds]
+    # Between saves the fewest are left: what is never closed adds to them.
+    (files, more_files), (threads, more_threads) = (
+        [min(entry[column] for entry in half) for half in halves] for column in (3, 4)
+    )
     return {
         "unit": "MB",
         "minutes": watch.seconds / 60,
         "steps": steps,
         "checkpoints": steps // EVERY_STEPS,
-        "memory_first_half": memory[0],
-        "memory_second_half": memory[1],
-        "memory_lowest_and_highest": spread,
-        "files": [files, more_files],
-        "threads": [threads, more_threads],
+        "memory": middle,
+        "memory_by_tenth": memory,
+        "memory_highest": max(entry[2] for entry in warm) / middle,
+        "fewest_files": [files, more_files],
+        "fewest_threads": [threads, more_threads],
+        "most_files_and_threads": [max(entry[column] for entry in warm) for column in (3, 4)],
         "speed_by_tenth": speeds,
-        "flat": spread[0] > 0.98
-        and spread[1] < 1.02
+        "flat": all(0.98 < value < 1.02 for value in memory)
         and more_files <= files
         and more_threads <= threads
         and min(speeds) > 0.9,

@@ -26,7 +26,7 @@ from ganjax.digest import (
     unsealed,
     with_key_type,
 )
-from ganjax.quiet import ask_for_no_metrics, quiet_leftovers, settle
+from ganjax.quiet import ask_for_no_metrics, bound_file_threads, quiet_leftovers, settle
 from ganjax.types import InputError
 
 FORMAT = 1  # of records; what has none is of this one
@@ -83,6 +83,7 @@ def make_writer(directory: epath.Path) -> ocp.AsyncCheckpointer:
     """Return what writes checkpoints in a directory."""
     quiet_leftovers()
     ask_for_no_metrics()
+    bound_file_threads()
     # OCDBT keeps 0.4 kB in memory for each array of each save, and is no faster on a disk; in a
     # bucket it saves objects.
     arrays = ocp.PyTreeCheckpointHandler(use_ocdbt=is_remote(directory))

@@ -22,6 +22,19 @@ def ask_for_no_metrics() -> None:
         tensorstore_utils.get_tensorstore_raw_bytes = lambda *_: 0
 
 
+def bound_file_threads(limit: int = 16) -> None:
+    """Have TensorStore read and write files with so many threads at once, not 128.
+
+    A thread of it ends only after 20 idle seconds, so that frequent saves keep adding to them, and
+    to the memory they hold; a disk is as fast with fewer (`benchmarks/soak.py`). What is kept in
+    OCDBT, as ganjax does in buckets, where many requests at once do help, is left alone.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # another version of Orbax
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        tensorstore_utils._BASE_TS_CONTEXT["file_io_concurrency"] = {"limit": limit}
+
+
 def settle() -> None:
     """Give what Orbax abandoned at a failure the time to say so, unheard."""
     time.sleep(0.05)

@@ -691,6 +691,27 @@ def test_killed_many_times_in_the_middle_of_saves(tmp_path):
     check_kills(tmp_path, kills=30)
 
 
+def test_saves_take_few_threads(tmp_path):
+    # Of the 128 that Orbax allows, each would stay for 20 s after the last save.
+    more = run_python(
+        """
+        import os
+        import jax.numpy as jnp
+        from ganjax.checkpoint import Checkpointer
+
+        state = {str(number): jnp.full((64, 64), number) for number in range(200)}
+        with Checkpointer("run") as checkpointer:
+            before = len(os.listdir("/proc/self/task"))
+            for step in range(3):
+                checkpointer.save(step, state, metadata={})
+                checkpointer.wait()
+            print(len(os.listdir("/proc/self/task")) - before)
+        """,
+        tmp_path,
+    )
+    assert int(more) <= 32
+
+
 def test_full_disk(small_disk, capfd):
     sound = {"x": jax.random.normal(jax.random.key(0), (1000,))}
     large = {"x": jax.random.normal(jax.random.key(1), (2_000_000,))}
