@@ -19,6 +19,7 @@ from ganjax.explore import classes, mix, project, truncation
 from ganjax.portable import convert, export
 from ganjax.prepare import data
 from ganjax.processes import ProcessOptions
+from ganjax.quiet import share_memory_arenas
 from ganjax.samples import interpolate, sample
 from ganjax.scores import evaluate, neighbors, path_length, weights
 from ganjax.types import InputError
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0 done, 1 diverged, 2 bad input, 70 an unforeseen error in one of several processes, 75 another
     process was lost, 129, 130 or 143 stopped and saved, 141 nobody reads the output.
     """
+    share_memory_arenas()
     code = _code(list(sys.argv[1:] if arguments is None else arguments))
     if processes.is_child() and code not in (0, *processes.STOPPED):
         # JAX would wait at the exit for the others, who wait for this one in the training.

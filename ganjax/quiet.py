@@ -1,8 +1,10 @@
 """Keeping Orbax's noise off the terminal and out of memory: what fails is raised as a sentence."""
 
 import contextlib
+import ctypes
 import gc
 import logging
+import os
 import re
 import sys
 import time
@@ -33,6 +35,19 @@ def bound_file_threads(limit: int = 16) -> None:
         from orbax.checkpoint._src.serialization import tensorstore_utils
 
         tensorstore_utils._BASE_TS_CONTEXT["file_io_concurrency"] = {"limit": limit}
+
+
+def share_memory_arenas() -> None:
+    """Have all threads of this process allocate from two arenas, where glibc would make many.
+
+    Threads of saves come and go and leave holes in whichever arena they were given: over thousands
+    of checkpoints resident memory creeps up by percents though nothing is kept. Not done where
+    MALLOC_ARENA_MAX says otherwise, nor by the library: it is for whoever owns the process.
+    """
+    arena_max = -8  # of malloc.h
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
 def settle() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ganjax import axes, generation, latents
+from ganjax import axes, generation, latents, players
 from ganjax.autoregressive import likelihood, weights
 from ganjax.gan import gan
 from ganjax.generation import Sampling
@@ -39,7 +39,13 @@ INVERSE_TEMPERATURE = "inverse_temperature"
 
 
 def relaxed(
-    network: Any, *, length: int, start_token: int = 0, straight_through: bool = False
+    network: Any,
+    *,
+    length: int,
+    start_token: int = 0,
+    stop_token: int | None = None,
+    pad_token: int | None = None,
+    straight_through: bool = False,
 ) -> Network:
     """Return a language model as a generator of relaxed sequences (B, length, V).
 
@@ -51,6 +57,8 @@ def relaxed(
       network: Linen module or `Network` with `start` and `extend`.
       length: of the sequences.
       start_token: in front of them.
+      stop_token: ends a sequence once it is chosen; what follows is padding, as in real sequences.
+      pad_token: the padding; by default token 0.
       straight_through: show the chosen tokens as ones and zeros, with the derivative of the relaxed
         ones.
     """
@@ -68,7 +76,7 @@ def relaxed(
         count = latents.shape[0]
 
         def step(carry, key):
-            cache, token = carry
+            cache, token, ended = carry
             choice_key, network_key = jax.random.split(key)
             logits, cache = language.extend(
                 own, cache, token[:, None], train=train, key=network_key if train else None
@@ -79,9 +87,14 @@ def relaxed(
             if straight_through:
                 hard = jax.nn.one_hot(token, logits.shape[-1])
                 relaxed = hard + relaxed - jax.lax.stop_gradient(relaxed)
-            return (cache, token), relaxed
+            if stop_token is not None:
+                padding = jax.nn.one_hot(pad_token or 0, logits.shape[-1])
+                relaxed = jnp.where(ended[:, None], padding, relaxed)
+                ended = ended | (token == stop_token)
+            return (cache, token, ended), relaxed
 
-        start = language.start(own, count, length, labels), jnp.full(count, start_token, jnp.int32)
+        first = jnp.full(count, start_token, jnp.int32), jnp.zeros(count, bool)
+        start = language.start(own, count, length, labels), *first
         _, sequences = jax.lax.scan(step, axes.vary(start), jax.random.split(key, length))
         others = {name: part for name, part in variables.items() if name != "params"}
         return sequences.swapaxes(0, 1), others
@@ -111,7 +124,7 @@ def text_gan(
       vocab_size: V.
       length: of the sequences.
       start_token: see `relaxed`.
-      stop_token: ends a sampled sequence.
+      stop_token: ends a sequence, see `relaxed`.
       pad_token: follows it, and does not count for a likelihood.
       straight_through: see `relaxed`.
       latents: of a generator that is no language model.
@@ -135,7 +148,12 @@ def text_gan(
     network = language
     if is_language_model:
         network = relaxed(
-            language, length=length, start_token=start_token, straight_through=straight_through
+            language,
+            length=length,
+            start_token=start_token,
+            stop_token=stop_token,
+            pad_token=pad_token,
+            straight_through=straight_through,
         )
     algorithm = gan(network, discriminator, latents=latents, **options)
 
@@ -168,6 +186,7 @@ def text_gan(
             return jnp.argmax(chances, axis=-1).astype(jnp.int32)
         if latents is not None:
             raise InputError("this generator has no latents: give it a prompt")
+        labels = players.default_labels(labels, num_samples, options.get("num_classes", 0))
         return generation.sequences(
             language,
             language_variables(state, ema),

@@ -88,6 +88,29 @@ def test_choices_follow_the_models_chances():
     np.testing.assert_allclose(share, np.arange(1, VOCAB + 1) / 36, atol=0.02)
 
 
+def test_what_follows_a_chosen_end_is_padding():
+    found = []
+    for ends in ({}, {"stop_token": 2, "pad_token": 1}):
+        network = relaxed(LANGUAGE, length=LENGTH, **ends)
+        variables = network.init(KEY, jnp.zeros((64, 1)))
+        images, _ = network.apply(variables, jnp.zeros((64, 1)), train=True, key=KEY)
+        found.append(np.asarray(images))
+    ended = np.cumsum(found[0].argmax(-1) == 2, axis=1)
+    after = (ended > 0) & ~((ended == 1) & (found[0].argmax(-1) == 2))
+    assert 20 < after.sum() < after.size - 20
+    np.testing.assert_array_equal(found[1][after], np.eye(VOCAB)[[1] * after.sum()])
+    np.testing.assert_array_equal(found[1][~after], found[0][~after])
+
+
+def test_samples_of_a_conditional_generator_take_classes_in_turn():
+    generator = Recurrent(VOCAB, (LSTMCell(4),), 4, num_classes=3)
+    algorithm = text_gan(
+        generator, ConvDiscriminator(None, ((2, 3),), 4, hidden=3), **OPTIONS, num_classes=3
+    )
+    state = algorithm.init(KEY)
+    assert algorithm.sample(state, KEY, 4).shape == (4, LENGTH)
+
+
 DISCRIMINATORS = {
     "convolutions": JUDGE,
     "representations": ConvDiscriminator(None, ((2, 3),), 4, representations=2, hidden=3),

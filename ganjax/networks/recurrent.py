@@ -45,8 +45,31 @@ class Cell(Protocol):
         """Return the next state and the output (B, output_dim)."""
 
 
+class GatedCell:
+    """A cell in which `recur`, affine in the weights and in its last output, comes first.
+
+    What then remains of a step, `gate`, has no weights, so that `run` can differentiate faster.
+    """
+
+    def step(self, weights: Weights, state: Any, projected: Array) -> tuple[Any, Array]:
+        state = self.gate(state, projected, self.recur(weights, self.output(state)))
+        return state, self.output(state)
+
+    def output(self, state: Any) -> Array:
+        """Return the output (B, output_dim) that belongs to a state."""
+        raise NotImplementedError
+
+    def recur(self, weights: Weights, output: Array) -> Array:
+        """Return what an output (..., output_dim) contributes to the next step."""
+        return output @ weights["recurrent_kernel"]
+
+    def gate(self, state: Any, projected: Array, recurrent: Array) -> Any:
+        """Return the next state."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class LSTMCell:
+class LSTMCell(GatedCell):
     """Long short-term memory; its state is (cell, output), each (B, width)."""
 
     width: int
@@ -68,18 +91,19 @@ class LSTMCell:
     def project(self, weights: Weights, x: Array) -> Array:
         return x @ weights["input_kernel"] + weights["bias"]
 
-    def step(self, weights: Weights, state: Any, projected: Array) -> tuple[Any, Array]:
-        cell, output = state
-        gates = projected + output @ weights["recurrent_kernel"]
-        write, keep, new, show = jnp.split(gates, 4, axis=-1)
+    def output(self, state: tuple[Array, Array]) -> Array:
+        return state[1]
+
+    def gate(self, state: Any, projected: Array, recurrent: Array) -> tuple[Array, Array]:
+        cell, _ = state
+        write, keep, new, show = jnp.split(projected + recurrent, 4, axis=-1)
         # One is added to the forget gate: it starts by keeping (Jozefowicz et al. 2015).
         cell = jax.nn.sigmoid(keep + 1.0) * cell + jax.nn.sigmoid(write) * jnp.tanh(new)
-        output = jax.nn.sigmoid(show) * jnp.tanh(cell)
-        return (cell, output), output
+        return cell, jax.nn.sigmoid(show) * jnp.tanh(cell)
 
 
 @dataclass(frozen=True)
-class GRUCell:
+class GRUCell(GatedCell):
     """Gated recurrent unit; its state is the output (B, width)."""
 
     width: int
@@ -102,13 +126,18 @@ class GRUCell:
     def project(self, weights: Weights, x: Array) -> Array:
         return x @ weights["input_kernel"] + weights["bias"]
 
-    def step(self, weights: Weights, state: Array, projected: Array) -> tuple[Array, Array]:
+    def output(self, state: Array) -> Array:
+        return state
+
+    def recur(self, weights: Weights, output: Array) -> Array:
+        bias = jnp.pad(weights["recurrent_bias"], (2 * self.width, 0))
+        return output @ weights["recurrent_kernel"] + bias
+
+    def gate(self, state: Array, projected: Array, recurrent: Array) -> Array:
         reset_in, update_in, new_in = jnp.split(projected, 3, axis=-1)
-        reset, update, new = jnp.split(state @ weights["recurrent_kernel"], 3, axis=-1)
+        reset, update, new = jnp.split(recurrent, 3, axis=-1)
         reset, update = jax.nn.sigmoid(reset_in + reset), jax.nn.sigmoid(update_in + update)
-        new = jnp.tanh(new_in + reset * (new + weights["recurrent_bias"]))
-        state = update * state + (1.0 - update) * new
-        return state, state
+        return update * state + (1.0 - update) * jnp.tanh(new_in + reset * new)
 
 
 class Recurrent(nn.Module):
@@ -201,8 +230,49 @@ def run(cell: Cell, weights: Weights, state: Any, x: Array) -> tuple[Array, Any]
         return y[:, None], state
     # Time first: a scan runs over the first axis.
     projected = cell.project(weights, x.swapaxes(0, 1))
-    state, y = jax.lax.scan(functools.partial(cell.step, weights), axes.vary(state), projected)
+    scan = _scan_gated if isinstance(cell, GatedCell) else _scan
+    state, y = scan(cell, weights, axes.vary(state), projected)
     return y.swapaxes(0, 1), state
+
+
+def _scan(cell, weights, state, projected):
+    return jax.lax.scan(functools.partial(cell.step, weights), state, projected)
+
+
+_scan_gated = jax.custom_jvp(_scan, nondiff_argnums=(0,))
+
+
+@_scan_gated.defjvp
+def _scan_gated_jvp(cell, primals, tangents):
+    """Keep the derivative by the weights out of the loop.
+
+    Every output is known when tangents are asked for, so what their products with the weights'
+    tangents contribute to all steps is one product of matrices. Transposed, that is the gradient
+    of the weights: JAX by itself would add to an array of their size in every step.
+    """
+    weights, state, projected = primals
+    weights_dot, state_dot, projected_dot = tangents
+
+    def step(state, projected):
+        recurrent = cell.recur(weights, cell.output(state))
+        after = cell.gate(state, projected, recurrent)
+        return after, (state, recurrent, cell.output(after))
+
+    last, (states, recurrent, y) = jax.lax.scan(step, state, projected)
+    before = cell.output(states)
+    _, recurrent_dot = jax.jvp(lambda w: cell.recur(w, before), (weights,), (weights_dot,))
+
+    def step_dot(state_dot, known):
+        (state, projected, recurrent), (projected_dot, recurrent_dot) = known
+        recur = functools.partial(cell.recur, weights)
+        _, more = jax.jvp(recur, (cell.output(state),), (cell.output(state_dot),))
+        dots = state_dot, projected_dot, recurrent_dot + more
+        _, after_dot = jax.jvp(cell.gate, (state, projected, recurrent), dots)
+        return after_dot, cell.output(after_dot)
+
+    known = (states, projected, recurrent), (projected_dot, recurrent_dot)
+    last_dot, y_dot = jax.lax.scan(step_dot, state_dot, known)
+    return (last, y), (last_dot, y_dot)
 
 
 def require_float32(dtype: Any) -> None:
