@@ -11,6 +11,7 @@ import numpy as np
 from ganjax import evaluation, generation
 from ganjax.autoregressive import likelihood
 from ganjax.data import Oracle, load_text
+from ganjax.data.tokenizers import UNKNOWN
 from ganjax.evaluation.text_table import TEXT_METRICS, TextSamples, check_text_metric
 from ganjax.experiment import Experiment
 from ganjax.generation import Sampling
@@ -57,7 +58,7 @@ class TextJudge:
                     {"tokens": tokens},
                     start_token=None if form.windows else form.start_token,
                     pad_token=form.pad_token,
-                    temperature=sampling.temperature or 1.0,  # of greedy choices it is infinite
+                    temperature=sampling.temperature or 1.0,  # not asked for greedy choices
                 )
 
             self._sums = jax.jit(sums)
@@ -73,7 +74,7 @@ class TextJudge:
         """Write samples as text, separated by lines; there is no picture to return."""
         texts = [self._form.decode(row) for row in samples]
         between = f"\n{'-' * 40}\n" if self._form.windows else "\n"
-        path.write_text(between.join(texts) + "\n")
+        path.write_text(between.join(texts) + "\n", encoding="utf-8")
 
     def write(
         self, state: TrainState, key: jax.Array, count: int, *, length: int | None = None
@@ -143,6 +144,8 @@ class TextJudge:
                 if metric.reads and set(metric.reads) <= there
                 if name != "bleu" or importlib.util.find_spec("nltk")
             )
+            if "bleu" in self._metrics:  # alone it praises a model that repeats one good sentence
+                self._metrics = (*self._metrics, "self_bleu")
         if "oracle" in there:
             self._oracle = Oracle(
                 self._form.length, seed=self._experiment.config.data.text.oracle_seed
@@ -230,9 +233,11 @@ class TextJudge:
     def _there(self) -> set[str]:
         there, form = set(), self._form
         held_out = self._experiment.held_out
-        if self._model.language is not None and held_out is not None:
+        greedy = self._sampling.temperature == 0  # anything else is infinitely unlikely
+        if self._model.language is not None and held_out is not None and not greedy:
             there.add("likelihood")
-            if form.tokenizer is not None:
+            # An unknown symbol would count as all the characters that it stands for.
+            if form.tokenizer is not None and UNKNOWN not in getattr(form.tokenizer, "symbols", ()):
                 there.add("characters")
         if self._experiment.config.data.source == "oracle":
             there.add("oracle")

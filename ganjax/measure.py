@@ -108,6 +108,11 @@ def evaluate(
         judge = Judge(experiment, truncation=truncation)
     figures = judge.figures(trained.state, num_samples=num_samples, seed=seed)
     held_out = judge.held_out(trained.state)
+    if not figures and not held_out and sampling is not None and sampling.temperature == 0:
+        raise InputError(
+            f"{directory} has only scores of likelihood, which at temperature 0 is zero for all but "
+            "one text: raise --temperature, or choose --metrics"
+        )
     if not figures and not held_out:
         raise InputError(
             f"{directory} kept nothing away from its training (data.held_out 0): compare with "

@@ -103,7 +103,7 @@ def print_result(result: Result, experiment_name: str) -> None:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    table = Table(title=f"{experiment_name}: step {int(result.state.step)}", show_header=False)
+    table = Table(title=f"{experiment_name}: step {result.step}", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     if result.images_per_second:

@@ -65,6 +65,7 @@ class Result(NamedTuple):
     Attributes:
       run: its directory.
       state: the final state.
+      step: of the run; `state.step` is that of its last phase.
       images_per_second: while training, without compilation, pictures and scores.
       seconds: in all, from the start of the command's work.
       figures: the final scores.
@@ -74,6 +75,7 @@ class Result(NamedTuple):
 
     run: RunDirectory
     state: TrainState
+    step: int
     images_per_second: float
     seconds: float
     figures: Mapping[str, evaluation.Figure]
@@ -261,6 +263,7 @@ class _Training:
         return Result(
             self.run,
             state,
+            self._step(state),
             self.images_per_second,
             time.perf_counter() - self.started,
             self.figures,

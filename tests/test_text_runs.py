@@ -111,7 +111,8 @@ def test_every_model_trains_writes_and_is_scored(name, runs):
         # Fifteen tokens: less than that has been learnt.
         assert 1.0 < result.figures["perplexity"].value < 15.0
         assert str(result.figures["perplexity"]).startswith("perplexity (12 vs held out")
-    assert {"bleu_2", "bleu_5"} <= result.figures.keys()
+    assert {"bleu_2", "bleu_5", "self_bleu_2"} <= result.figures.keys()
+    assert result.step == 6
     assert 0.0 <= result.figures["bleu_2"].value <= 1.0
 
 
@@ -216,9 +217,9 @@ def test_the_command_that_scores(runs, capsys, lines_file):
     given = ["--num-samples", 20, "--temperature", 0.5, "--reference", lines_file]
     assert run_cli("evaluate", run, "--metrics", *chosen, *given) == 0
     shown = capsys.readouterr().out
-    for name in ("perplexity (12 vs held out)", "distinct-2 (20)", "self-BLEU-3 (20)"):
-        assert name in shown
-    assert f"BLEU-2(20 vs {lines_file})" in shown
+    for name in ("perplexity (12 vs held out", "distinct-2 (20", "self-BLEU-3 (20"):
+        assert f"{name}, temperature 0.5)" in shown
+    assert f"BLEU-2(20 vs {lines_file}, temperature 0.5)" in shown
     latest = run.evaluations()[-1]["figures"]
     assert latest["bleu_2"]["settings"] == {"temperature": 0.5}
     assert run_cli("info", run) == 0
@@ -230,6 +231,20 @@ def test_greedy_samples_of_a_figure_are_all_alike(runs):
         str(runs("gpt").run), metrics=("self_bleu",), num_samples=8, sampling=Sampling(0.0)
     )
     assert figures["self_bleu_2"].value == pytest.approx(1.0)
+    # What is not the likeliest has no chance at all: there is no perplexity to speak of.
+    with pytest.raises(InputError, match="temperature above 0"):
+        measure.evaluate(str(runs("gpt").run), metrics=("perplexity",), sampling=Sampling(0.0))
+    figures, _ = measure.evaluate(str(runs("gpt").run), num_samples=8, sampling=Sampling(0.0))
+    assert figures.keys() == {f"{name}bleu_{n}" for name in ("", "self_") for n in (2, 3, 4, 5)}
+
+
+def test_bits_per_character_need_characters(lines_file, tmp_path, quick_compilation):
+    settings = settings_of(lines_file, GPT_MODEL, steps=2)
+    text = dataclasses.replace(settings.data.text, vocab_size=4)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, text=text))
+    result = train.train(settings, str(tmp_path / "run"))
+    assert "perplexity" in result.figures
+    assert "bits_per_character" not in result.figures
 
 
 @pytest.mark.slow

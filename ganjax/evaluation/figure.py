@@ -86,12 +86,21 @@ class Figure:
             self.images if self.images and "(" in self.images else None,
             None if self.truncation is None else f"truncation {self.truncation:g}",
             "without EMA" if self.ema is False else None,
+            *(
+                f"{name.replace('_', ' ')} {self.settings[name]:g}"
+                for name in self.settings
+                if name in _SAMPLING
+            ),
             f"standing statistics of {self.standing_batches}" if self.standing_batches else None,
         ]
         spread = "" if self.spread is None else f" ± {_number(self.spread)}"
         space = "" if self.name.isupper() else " "
         making = ", ".join(filter(None, parts))
         return f"{self.name}{space}({making}): {_number(self.value)}{spread}"
+
+
+# What changes the choice of tokens, see `ganjax.generation.Sampling`.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def fingerprint(examples: Array | np.ndarray) -> str:

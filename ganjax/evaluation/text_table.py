@@ -109,8 +109,9 @@ def check_text_metric(name: str, there: set[str]) -> None:
         raise InputError(f"{name} needs the package nltk: pip install 'ganjax[text]'")
     missing = [what for what in TEXT_METRICS[name].reads if what not in there]
     sentences = {
-        "likelihood": "text that was kept away (data.held_out), and a model with a likelihood",
-        "characters": "tokens that stand for characters",
+        "likelihood": "text that was kept away (data.held_out), a model with a likelihood, and a "
+        "temperature above 0",
+        "characters": "tokens that stand for characters, none of them for whatever is unknown",
         "oracle": "the data source oracle",
         "references": "sentences that were kept away (data.held_out)",
     }
