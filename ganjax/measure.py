@@ -110,8 +110,8 @@ def evaluate(
     held_out = judge.held_out(trained.state)
     if not figures and not held_out and sampling is not None and sampling.temperature == 0:
         raise InputError(
-            f"{directory} has only scores of likelihood, which at temperature 0 is zero for all but "
-            "one text: raise --temperature, or choose --metrics"
+            f"{directory} has only scores of likelihood, and at temperature 0 all but one text "
+            "have none: raise --temperature, or choose --metrics"
         )
     if not figures and not held_out:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -710,6 +711,34 @@ def test_saves_take_few_threads(tmp_path):
         tmp_path,
     )
     assert int(more) <= 32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
+@pytest.mark.parametrize("asked", ["", "5"])
+def test_a_command_allocates_from_few_arenas(tmp_path, asked):
+    found = run_python(
+        """
+        import ctypes, pathlib, threading
+        from ganjax.quiet import share_memory_arenas
+        share_memory_arenas()
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+        everyone = threading.Barrier(8)
+        def work():
+            libc.malloc(1000)
+            everyone.wait()
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        file = ctypes.c_void_p(libc.fopen(b"arenas.xml", b"w"))
+        libc.malloc_info(0, file)
+        libc.fclose(file)
+        print(pathlib.Path("arenas.xml").read_text().count("<heap nr"))
+        """,
+        tmp_path,
+        **({"MALLOC_ARENA_MAX": asked} if asked else {}),
+    )
+    assert int(found) == int(asked or 2)
 
 
 def test_full_disk(small_disk, capfd):
