@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ganjax.generation import pad, read
+from ganjax.generation import checked, read
 from ganjax.networks.layers import as_network
 from ganjax.types import Array, InputError, Variables
 
@@ -50,7 +50,8 @@ def _beam_search(
         vocab_size = chances.shape[-1]
         totals = (scores[..., None] + chances).reshape(batch, -1)
         # Twice as many: even if half of them stop, there are enough to go on with.
-        totals, index = jax.lax.top_k(totals, 2 * num_beams)
+        count = min(2 * num_beams, totals.shape[1])
+        totals, index = jax.lax.top_k(totals, count)
         beam, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)
         candidates = jnp.take_along_axis(tokens, beam[..., None], axis=1)
         candidates = candidates.at[:, :, position].set(token)
@@ -58,7 +59,7 @@ def _beam_search(
         if stop_token is not None:
             stops = token == stop_token
             # Only what is among the best num_beams may end, as a search that goes on would drop it.
-            may_end = stops & (jnp.arange(2 * num_beams) < num_beams)
+            may_end = stops & (jnp.arange(count) < num_beams)
             ending = jnp.where(may_end, totals / (i + 1.0) ** length_penalty, -jnp.inf)
             ended_tokens, ended_scores = best(
                 jnp.concatenate([ended_tokens, candidates], axis=1),
@@ -105,7 +106,7 @@ def beam_search(
       prompts: (B, P) integers, all of one length.
       max_new_tokens: 1 or more.
       num_beams: sequences that are followed at a time.
-      num_return: how many of them to return.
+      num_return: how many of them to return, at most as many continuations as there are.
       labels: as in `generate`.
       stop_token: a sequence ends with it.
       pad_token: what follows the end of a sequence.
@@ -116,7 +117,7 @@ def beam_search(
       (B, num_return).
 
     Raises:
-      InputError: a number is out of its range, or prompts differ in length.
+      InputError: a number is out of its range, prompts differ in length, or the labels do not fit.
     """
     if not 1 <= num_return <= num_beams:
         raise InputError(
@@ -124,9 +125,10 @@ def beam_search(
         )
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens has to be 1 or more, got {max_new_tokens}")
-    padded, lengths = pad(prompts, pad_token)
+    padded, lengths, labels = checked(network, prompts, labels, pad_token)
     if lengths.min() != lengths.max():
         raise InputError("beam search takes prompts of one length: search for each on its own")
+    _check_enough(as_network(network).vocab_size, max_new_tokens, stop_token, num_return)
     sequences, scores = _beam_search(
         network,
         variables,
@@ -139,3 +141,22 @@ def beam_search(
         pad_token=pad_token,
     )
     return sequences[:, :num_return], scores[:, :num_return]
+
+
+def _check_enough(
+    vocab_size: int | None, max_new_tokens: int, stop_token: int | None, num_return: int
+) -> None:
+    """Refuse to return more continuations than there are: the others would be made up."""
+    if vocab_size is None:
+        return
+    stops = stop_token is not None and 0 <= stop_token < vocab_size
+    going, count = 1, 0
+    for _ in range(max_new_tokens):
+        if count + going >= num_return:  # for the numbers grow large
+            return
+        count, going = count + going * stops, going * (vocab_size - stops)
+    if count + going < num_return:
+        raise InputError(
+            f"num_return is {num_return}, but {max_new_tokens} tokens of a vocabulary of "
+            f"{vocab_size} make only {count + going} continuations: ask for no more than these"
+        )

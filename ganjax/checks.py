@@ -34,6 +34,8 @@ def check(config: Config) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if sized and isinstance(number, int) and number < 1:
                 raise InputError(f"model.network.{name} has to be 1 or more, got {number}")
+        if name.endswith("dropout") and not 0 <= value < 1:
+            raise InputError(f"model.network.{name} has to be 0 or more and below 1, got {value}")
     least = dict.fromkeys(("steps", "batch_size", "micro_batches", "log_every_steps"), 1)
     least |= dict.fromkeys(("sample_every_steps", "checkpoint_every_steps", "keep_last"), 1)
     least |= {"seed": 0, "keep_best": 0, "max_roll_backs": 0}

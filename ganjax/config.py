@@ -61,7 +61,8 @@ class Text:
     long_lines: str = "refuse"
     """What to do with lines that are longer: refuse, cut or drop."""
     vocab_size: int | None = None
-    """The most tokens to tell apart; rarer words or characters are unknown then."""
+    """The most words, characters or byte pairs to tell apart; rarer ones are unknown then.
+    Lines have three tokens more: padding, start and end."""
     oracle_seed: int = 0
     """Of the oracle's weights and sequences."""
 

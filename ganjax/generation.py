@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from ganjax import axes
-from ganjax.networks.layers import as_network
+from ganjax.networks.layers import as_network, check_labels
 from ganjax.types import Array, InputError, Key, Network, Variables
 
 
@@ -231,6 +231,9 @@ def advance(
     network = as_network(network)
     length = writing.tokens.shape[1]
     room = _room(network, length)
+    ends = writing.prompt_lengths + max_new_tokens
+    # Where no token is to be written, a row is finished before the first step.
+    writing = writing.replace(finished=writing.finished | (writing.position >= ends))
 
     def unfinished(writing):
         return (writing.position < until) & ~jnp.all(writing.finished)
@@ -247,7 +250,7 @@ def advance(
         given = jax.lax.dynamic_index_in_dim(writing.tokens, position, 1, keepdims=False)
         in_prompt = position < writing.prompt_lengths
         tokens = jnp.where(in_prompt, given, tokens)
-        finished = writing.finished | (position + 1 >= writing.prompt_lengths + max_new_tokens)
+        finished = writing.finished | (position + 1 >= ends)
         if stop_token is not None:
             finished |= ~in_prompt & (tokens == stop_token)
         seen = writing.seen
@@ -355,7 +358,7 @@ def generate(
       written, padded.
 
     Raises:
-      InputError: a prompt is empty, or a number is out of its range.
+      InputError: a prompt is empty, a number is out of its range, or the labels do not fit.
 
     >>> from ganjax.networks.recurrent import LSTMCell, Recurrent
     >>> network = Recurrent(vocab_size=11, cells=(LSTMCell(8),), embedding_dim=4)
@@ -368,7 +371,7 @@ def generate(
         raise InputError(f"max_new_tokens has to be 0 or more, got {max_new_tokens}")
     if sampling.repetition_penalty is not None and vocab_size is None:
         raise InputError("a repetition penalty needs vocab_size")
-    padded, lengths = pad(prompts, pad_token)
+    padded, lengths, labels = checked(network, prompts, labels, pad_token)
     return _generate(
         network,
         variables,
@@ -407,25 +410,67 @@ def sequences(
       pad_token: what follows an end; 0 where it is None.
       settings: the others of `generate`.
     """
+    if count < 1:
+        raise InputError(f"the number of sequences has to be 1 or more, got {count}")
     first = np.full((count, 1), start_token)
     pad_token = pad_token or 0
     return generate(network, variables, first, length, pad_token=pad_token, **settings)[:, 1:]
 
 
-def pad(prompts: Any, pad_token: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    prompts: Any, pad_token: int = 0, vocab_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts as (B, P) int32 and their lengths (B,).
 
+    Args:
+      prompts: (B, P) integers, or B sequences of different lengths.
+      pad_token: what follows the end of a prompt.
+      vocab_size: tokens have to be below it; None where that is not known.
+
     Raises:
-      InputError: there is none, or one is empty.
+      InputError: there is no prompt, one is empty, or a token is out of its range.
     """
-    if isinstance(prompts, Sequence):
-        prompts = [np.asarray(prompt, np.int32) for prompt in prompts]
-    else:
-        prompts = list(np.asarray(prompts, np.int32))
-    if not prompts or any(prompt.ndim != 1 or not prompt.size for prompt in prompts):
-        raise InputError("a prompt has to have one token or more: begin with the start token")
+    rows = prompts if isinstance(prompts, Sequence) else np.atleast_1d(np.asarray(prompts))
+    prompts = [np.asarray(row) for row in rows]
+    if not prompts:
+        raise InputError("there is no prompt: give a list of one or more")
+    for prompt in prompts:
+        if prompt.ndim == 1 and not prompt.size:
+            raise InputError("a prompt has to have one token or more: begin with the start token")
+        if prompt.ndim != 1:
+            shape = (len(prompts), *prompt.shape)
+            raise InputError(
+                f"prompts have the shape {shape}, expected (B, P): a list of prompts, also of one, "
+                "and each a list of tokens"
+            )
+    check_tokens(np.concatenate(prompts), vocab_size)
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     padded = np.full((len(prompts), lengths.max()), pad_token, np.int32)
     for row, prompt in zip(padded, prompts, strict=True):
         row[: len(prompt)] = prompt
     return padded, lengths
+
+
+def checked(
+    network: Any, prompts: Any, labels: Any, pad_token: int
+) -> tuple[np.ndarray, np.ndarray, Array | None]:
+    """Return padded prompts, their lengths, and labels, where a network can take them.
+
+    Raises:
+      InputError: it cannot.
+    """
+    network = as_network(network)
+    padded, lengths = pad(prompts, pad_token, network.vocab_size)
+    if labels is not None and network.num_classes is not None:
+        labels = check_labels(labels, network.num_classes, len(padded))
+    return padded, lengths, labels
+
+
+def check_tokens(tokens: np.ndarray, vocab_size: int | None) -> None:
+    """Raise an `InputError` where tokens, one or more, are no integers from 0 to vocab_size - 1."""
+    if tokens.dtype.kind not in "iu":
+        raise InputError(f"tokens are whole numbers, got {tokens.ravel().tolist()[0]!r}")
+    # A gather would take the last token for one that is too large, and say nothing.
+    low, high = int(tokens.min()), int(tokens.max())
+    if vocab_size is not None and (low < 0 or high >= vocab_size):
+        raise InputError(f"tokens lie between {low} and {high}, expected 0 to {vocab_size - 1}")

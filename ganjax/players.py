@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from ganjax import axes
+from ganjax.networks.layers import check_labels
 from ganjax.penalties import Stateful, Term
 from ganjax.types import (
     Array,
     Batch,
-    InputError,
     Key,
     Metrics,
     Optimizer,
@@ -322,14 +322,14 @@ def check_terms(terms: Sequence[Term]) -> None:
 
 
 def default_labels(labels: Array | None, num_samples: int, num_classes: int) -> Array | None:
-    """Return the labels to sample: those given, or every class in turn, or None without classes."""
-    if not num_classes:
-        if labels is not None:
-            raise InputError("labels were given, but this model was trained without classes")
-        return None
-    if labels is None:
-        return jnp.arange(num_samples) % num_classes
-    return jnp.asarray(labels)
+    """Return the labels to sample: those given, or every class in turn, or None without classes.
+
+    Raises:
+      InputError: those given do not fit, see `ganjax.networks.layers.check_labels`.
+    """
+    if labels is not None:
+        return check_labels(labels, num_classes, num_samples)
+    return jnp.arange(num_samples) % num_classes if num_classes else None
 
 
 def unstack(batch: Batch, batches_per_step: int, num_classes: int) -> list[dict[str, Array]]:

@@ -1,6 +1,7 @@
 """The commands that draw: `ganjax sample` and `ganjax interpolate`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from ganjax.arguments import check_numbers, kind_of, parse_labels, read, write_output
@@ -141,7 +142,7 @@ def _sample_text(trained, run, options) -> int:
             if index:
                 print("-" * 40)
             for piece in trained.stream(prompt, key=jax.random.fold_in(key, index), **common):
-                print(piece, end="", flush=True)
+                print(_printable(piece), end="", flush=True)
             print()
         return 0
     kind_of(options.out, (".txt",))
@@ -155,6 +156,12 @@ def _sample_text(trained, run, options) -> int:
     write_output(options.out, save)
     print(f"wrote {options.out}: {num} texts of {run} at step {trained.step}")
     return 0
+
+
+def _printable(text: str) -> str:
+    """Return a text with what the terminal cannot show replaced."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 @dataclasses.dataclass(frozen=True)

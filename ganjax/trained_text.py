@@ -12,6 +12,7 @@ from ganjax import checkpoint, generation
 from ganjax.autoregressive import log_probabilities
 from ganjax.config import Config
 from ganjax.data import TextForm
+from ganjax.data.tokenizers import Symbols
 from ganjax.experiment import Model
 from ganjax.generation import Sampling
 from ganjax.run import RunDirectory
@@ -74,6 +75,8 @@ class TrainedText:
           InputError: the prompt has a symbol that the model does not know, or a number is out of
             its range.
         """
+        if num < 1:
+            raise InputError(f"the number of texts has to be 1 or more, got {num}")
         if self.model.language is None:
             self._refuse(prompt, max_new_tokens, sampling)
             tokens = self.model.algorithm.sample(self.state, key, num, ema=ema)
@@ -90,7 +93,8 @@ class TrainedText:
             pad_token=self.form.pad_token or 0,
             vocab_size=self.form.vocab_size,
         )
-        return [self.form.decode(row[len(first) - given :]) for row in np.asarray(tokens)]
+        rows = np.asarray(tokens)[:, len(first) - given :]
+        return [self._as_typed(self.form.decode(row), prompt) for row in rows]
 
     def stream(
         self,
@@ -136,6 +140,7 @@ class TrainedText:
             until = min(until, length)
             writing = _advance(network, variables, writing, until, sampling=sampling, **settings)
             text = self.form.decode(np.asarray(writing.tokens)[0, len(first) - given : until])
+            text = self._as_typed(text, prompt)
             whole = text.rstrip("\ufffd")  # the first bytes of a character that is still to come
             done = until == length or bool(writing.finished[0])
             text = text if done else whole
@@ -145,13 +150,19 @@ class TrainedText:
                 return
 
     def log_likelihood(self, text: str, *, ema: bool = True) -> float:
-        """Return the log-probability of a text, in nats, and for lines that of its end as well."""
+        """Return the log-probability of a text, in nats, and for lines that of its end as well.
+
+        Raises:
+          InputError: the model cannot take the text, or a running text is empty.
+        """
         if self.model.language is None:
             raise InputError(f"{type(self.config.model.network).__name__} has no likelihood")
         form = self.form
         tokens = self._encode(text)
         if not form.windows:
             tokens = np.append(tokens, form.stop_token)
+        if not len(tokens):
+            raise InputError("the text is empty: give it one symbol or more")
         context = self.model.language.context
         if context is not None and len(tokens) > context:
             raise InputError(f"the text has {len(tokens)} tokens, the model looks at {context}")
@@ -182,6 +193,14 @@ class TrainedText:
         if self.form.windows and len(tokens):
             return tokens, len(tokens)
         return np.concatenate([[self.form.start_token], tokens]).astype(np.int32), len(tokens)
+
+    def _as_typed(self, text: str, prompt: str) -> str:
+        """Return a text that begins with a prompt, with the words that the model does not know."""
+        tokenizer = self.form.tokenizer
+        if not isinstance(tokenizer, Symbols):
+            return text
+        typed = " ".join(prompt.split()) if tokenizer.words else prompt
+        return typed + text.removeprefix(tokenizer.decode(tokenizer.encode(prompt)))
 
     def _encode(self, text: str) -> np.ndarray:
         if self.form.tokenizer is None:

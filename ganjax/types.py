@@ -68,6 +68,10 @@ class Network(NamedTuple):
       extend: `(variables, cache, tokens, *, train, key) -> (logits, cache)`: the logits (B, S, V)
         of what follows each of the next tokens (B, S).
       context: of a language model that cannot look further back: how many tokens it sees.
+      vocab_size: of a language model: tokens are below it. Where it is None, those that are given
+        to write on from are not checked.
+      num_classes: of a language model: 0 for one without labels. Where it is None, labels are not
+        checked.
     """
 
     init: Callable[..., Variables]
@@ -77,6 +81,8 @@ class Network(NamedTuple):
     start: Callable[..., Any] | None = None
     extend: Callable[..., tuple[Array, Any]] | None = None
     context: int | None = None
+    vocab_size: int | None = None
+    num_classes: int | None = None
 
 
 @struct.dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ganjax.autoregressive import autoregressive, log_probabilities
+from ganjax.autoregressive import autoregressive, log_probabilities, weights
 from ganjax.generation import Sampling
 from ganjax.networks.gpt import Transformer
 from ganjax.networks.pointwise import gelu, standardize
@@ -161,6 +161,36 @@ def test_it_has_no_latents():
     state = jax.jit(algorithm.init)(jax.random.key(0))
     with pytest.raises(InputError, match="no latents"):
         algorithm.sample(state, jax.random.key(0), 2, latents=jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([5], "labels lie between 5 and 5, expected 0 to 2"),
+        ([0, 1], r"labels have the shape \(2,\), expected classes \(1,\)"),
+        (np.zeros((1, 2)), r"labels have the shape \(1, 2\), .* vectors \(1, 3\)"),
+    ],
+)
+def test_labels_that_do_not_fit(labels, words):
+    network = NETWORK.clone(num_classes=3)
+    algorithm = autoregressive(network, length=2, start_token=0, num_classes=3)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    with pytest.raises(InputError, match=words):
+        algorithm.sample(state, jax.random.key(0), 1, labels)
+
+
+def test_classes_can_be_chosen_in_a_program():
+    network = NETWORK.clone(num_classes=3)
+    algorithm = autoregressive(network, length=2, start_token=0, num_classes=3)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    sample = functools.partial(algorithm.sample, key=jax.random.key(0), num_samples=2)
+    numbers = jax.ShapeDtypeStruct((2,), jnp.int32)
+    assert jax.eval_shape(lambda s, y: sample(s, labels=y), state, numbers).shape == (2, 2)
+    vectors = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    with pytest.raises(InputError, match=r"labels have the shape \(2, 4\)"):
+        jax.eval_shape(lambda s, y: sample(s, labels=y), state, vectors)
+    with pytest.raises(InputError, match=r"the shape \(2, 4\), expected classes \(B,\)"):
+        jax.eval_shape(network.apply, weights(state), jnp.zeros((2, 1), jnp.int32), vectors)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), pytest.param((2, 4, 16), marks=pytest.mark.slow)])

@@ -172,6 +172,13 @@ def test_prompts_of_different_lengths_are_written_on_as_if_alone(name):
         np.testing.assert_array_equal(row[len(prompt) + 5 :], 0)
 
 
+@pytest.mark.parametrize("prompts", [[[1, 2], [3]], [[3], [1, 2]], [[1], [2]]])
+def test_no_new_tokens_are_the_prompts_and_padding(prompts):
+    network = NETWORKS["lstm"]
+    written = generate(network, variables_of(network), prompts, 0, key=KEY, pad_token=6)
+    np.testing.assert_array_equal(written, generation.pad(prompts, 6)[0])
+
+
 def likeliest(network, variables):
     """Return what tells the likeliest token after some, padded so that one program serves."""
     apply = jax.jit(network.apply)
@@ -299,6 +306,30 @@ def test_a_wide_beam_search_finds_the_best(stop):
         assert score == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.parametrize("stop", [None, 3])
+def test_beams_wider_than_the_vocabulary_find_every_continuation_once(stop):
+    network = NETWORKS["lstm"]
+    variables = variables_of(network, scale=2.0)
+    expected = best_sequences(network, variables, [1, 2], 2, stop)
+    count = len(expected)
+    assert count == (49 if stop is None else 43)
+    settings = {"num_beams": 50, "stop_token": stop, "pad_token": 9}
+    sequences, scores = beam_search(network, variables, [[1, 2]], 2, num_return=count, **settings)
+    rows = [tuple(row[row != 9]) for row in np.asarray(sequences)[0, :, 2:]]
+    assert sorted(rows) == sorted(tokens for tokens, _ in expected)
+    np.testing.assert_allclose(scores[0], [score for _, score in expected], atol=1e-5)
+    with pytest.raises(InputError, match=rf"num_return is {count + 1}, .* make only {count} cont"):
+        beam_search(network, variables, [[1, 2]], 2, num_return=count + 1, **settings)
+
+
+def test_beams_of_a_single_token():
+    network = Recurrent(1, (LSTMCell(2),), 2)
+    variables = variables_of(network)
+    sequences, scores = beam_search(network, variables, [[0]], 2, num_beams=3)
+    np.testing.assert_array_equal(sequences, [[[0, 0, 0]]])
+    np.testing.assert_allclose(scores, [[0.0]], atol=1e-6)
+
+
 def test_one_beam_is_greedy():
     network = NETWORKS["gpt"]
     variables = variables_of(network)
@@ -341,3 +372,42 @@ def test_prompts_that_do_not_do():
         beam_search(network, variables, [[1]], 30, num_beams=2)
     with pytest.raises(ValueError, match="looks at 16 tokens"):
         network.apply(variables, jnp.zeros((1, 17), jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([1, 2, 3], r"prompts have the shape \(3,\), expected \(B, P\): a list of prompts"),
+        (np.arange(3), r"prompts have the shape \(3,\)"),
+        ([[[1, 2]]], r"prompts have the shape \(1, 1, 2\)"),
+        ([], "there is no prompt"),
+        (np.zeros((0, 4), int), "there is no prompt"),
+        ([[1], [VOCAB, 0]], f"tokens lie between 0 and {VOCAB}, expected 0 to 6"),
+        ([[-1]], "tokens lie between -1 and -1, expected 0 to 6"),
+        ([[1.5, 2.0]], r"tokens are whole numbers, got 1\.5"),
+    ],
+)
+def test_prompts_that_are_no_lists_of_known_tokens(prompts, words):
+    # Refused before the weights are looked at.
+    with pytest.raises(InputError, match=words):
+        generate(NETWORKS["gpt"], {}, prompts, 2, key=KEY)
+    with pytest.raises(InputError, match=words):
+        beam_search(NETWORKS["gpt"], {}, prompts, 2, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "labels", "words"),
+    [
+        (3, [3, 0], "labels lie between 0 and 3, expected 0 to 2"),
+        (3, np.array([0, -1]), "labels lie between -1 and 0, expected 0 to 2"),
+        (3, [1], r"labels have the shape \(1,\), expected classes \(2,\), integers, or vectors"),
+        (3, np.zeros((2, 4)), r"labels have the shape \(2, 4\), .* vectors \(2, 3\)"),
+        (0, [0, 0], "labels were given, but this model was trained without classes"),
+    ],
+)
+def test_labels_that_do_not_fit(num_classes, labels, words):
+    network = NETWORKS["lstm"].clone(num_classes=num_classes)
+    with pytest.raises(InputError, match=words):
+        generate(network, {}, [[1], [2]], 2, key=KEY, labels=labels)
+    with pytest.raises(InputError, match=words):
+        beam_search(network, {}, [[1], [2]], 2, num_beams=2, labels=labels)

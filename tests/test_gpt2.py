@@ -283,3 +283,16 @@ def test_a_missing_package_says_what_to_install(folder, monkeypatch):
 def test_tokens_out_of_range_are_refused(imported, call, token, between):
     with pytest.raises(InputError, match=f"tokens lie between {between}, expected 0 to 96"):
         call(imported, [[1, token, 2]])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shape"), [([1, 2, 3], r"\(3,\)"), ([[]], r"\(1, 0\)"), ([], r"\(0,\)")]
+)
+def test_logits_are_of_a_batch(imported, tokens, shape):
+    with pytest.raises(InputError, match=rf"tokens have the shape {shape}, expected \(B, S\)"):
+        imported.logits(tokens)
+
+
+def test_an_unknown_architecture_is_told_of_all():
+    with pytest.raises(InputError, match="one of stylegan2, r3gan, biggan, gpt2; got 'gpt3'"):
+        interop.import_state_dict("gpt3", {}, {})

@@ -1,6 +1,7 @@
 """Runs of text: training in phases, going on, writing, scores, and what is refused."""
 
 import dataclasses
+import io
 import json
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from tiny_runs import assert_same_bits, run_cli
 
 import ganjax
-from ganjax import build, config, measure, train
+from ganjax import build, build_text, config, measure, train
 from ganjax.config import (
     Config,
     Data,
@@ -21,11 +22,14 @@ from ganjax.config import (
     TextGAN,
     Train,
 )
+from ganjax.data import TextForm
+from ganjax.data.tokenizers import UNKNOWN, Symbols
 from ganjax.generation import GREEDY, Sampling
 from ganjax.networks.conv_text import ConvText
 from ganjax.networks.gpt import GPT
 from ganjax.networks.recurrent import LSTM
 from ganjax.networks.text import LSTMPair, RelGAN, SeqGAN
+from ganjax.trained_text import TrainedText
 from ganjax.types import InputError
 
 pytest_plugins = ["tiny_runs"]
@@ -210,6 +214,46 @@ def test_the_command_that_writes(novel, tmp_path, capsys):
     assert out.read_text().count("-" * 40) == 2
 
 
+def test_what_a_terminal_cannot_show_is_replaced(novel, monkeypatch):
+    def stream(self, prompt, **settings):
+        yield "naïve "
+        yield "☕"
+
+    monkeypatch.setattr(TrainedText, "stream", stream)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", screen)
+    assert run_cli("sample", novel.run) == 0
+    screen.flush()
+    assert screen.buffer.getvalue() == b"na?ve ?\n"
+
+
+def test_texts_that_are_not_there(novel):
+    trained = ganjax.load(str(novel.run))
+    with pytest.raises(InputError, match="the text is empty: give it one symbol or more"):
+        trained.log_likelihood("")
+    assert trained.log_likelihood("t") < 0
+    with pytest.raises(InputError, match="the number of texts has to be 1 or more, got 0"):
+        trained.write("the", num=0, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt", "shown"), [(True, "the  tiger", "the tiger"), (False, "t☕", "t☕")]
+)
+def test_a_prompt_is_shown_as_it_was_typed(words, prompt, shown):
+    # The rarest are unknown.
+    # Two tokens of six in either: one program serves both.
+    symbols = (UNKNOWN, "the", "cat") if words else (UNKNOWN, "t", "c")
+    form = TextForm(6, 9, False, 1, 2, 0, Symbols(symbols, words, 3))
+    settings = Config(model=GPT_MODEL)
+    model = build_text.build_model(settings, form)
+    state = jax.jit(model.algorithm.init)(jax.random.key(0))
+    trained = TrainedText(settings, model, 0, state)
+    asked = {"key": jax.random.key(0), "max_new_tokens": 4, "sampling": GREEDY}
+    (text,) = trained.write(prompt, **asked)
+    assert text.startswith(shown)
+    assert "".join(trained.stream(prompt, **asked)) == text
+
+
 @pytest.mark.slow
 def test_the_command_that_scores(runs, capsys, lines_file):
     run = runs("gpt").run
@@ -305,6 +349,10 @@ def changed(settings, **fields):
         ("gpt", {"network": GPT(width=9)}, "does not divide into 4 heads"),
         ("gru", {"network": LSTM("rnn")}, "model.network.cell has to be one of"),
         ("gumbel", {"inverse_temperature": 0.0}, "inverse_temperature has to be positive"),
+        ("gpt", {"network": GPT(dropout=1.5)}, "dropout has to be 0 or more and below 1, got 1.5"),
+        ("gpt", {"network": GPT(dropout=1)}, "model.network.dropout has to be 0 or more and below"),
+        ("gru", {"network": LSTM(dropout=-0.1)}, "model.network.dropout has to be .*, got -0.1"),
+        ("policy_gradient", {"network": SeqGAN(dropout=1.0)}, "model.network.dropout has to be"),
     ],
 )
 def test_models_that_cannot_be_built(name, fields, words, lines_file):

@@ -88,9 +88,11 @@ class Dataset:
         if count == 0:
             return self, None
         if not 0 < count < self.num_examples:
+            most = self.num_examples - 1
             raise InputError(
-                f"{self.name} has {self.num_examples} examples and data.held_out is {count}: "
-                f"choose a number from 0 to {self.num_examples - 1}."
+                f"{self.name} has {self.num_examples} example{'s' if most else ''} and "
+                f"data.held_out is {count}: "
+                + (f"choose a number from 0 to {most}." if most else "set it to 0.")
             )
         generator = np.random.Generator(np.random.Philox(_HELD_OUT_SEED))
         order = generator.permutation(self.num_examples)

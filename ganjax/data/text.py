@@ -1,5 +1,6 @@
 """Text as data: windows of a running text, or one sentence a line."""
 
+import codecs
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,15 @@ from ganjax.types import InputError
 _BUILTIN = Path(__file__).parent / "builtin"
 # What needs no file: name -> the file in the package.
 TEXTS = {"tiny_shakespeare": "tinyshakespeare.txt.gz"}
+# Names of files in a folder that are not to be trained on.
+OTHER_SPLITS = ("test", "valid", "validation", "val", "dev")
+# How files begin that are Unicode, but not UTF-8; the longer marks begin with the shorter ones.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # The places of the special tokens of lines.
 PAD_TOKEN, START_TOKEN, END_TOKEN = 0, 1, 2
 # Sequences of an oracle to train on, as SeqGAN has them.
@@ -129,11 +139,12 @@ def load_text(
       length: tokens that a model sees at once; of a line, the most it may have, its end included.
       lines: take each line for itself; otherwise the text is one stream.
       long_lines: what to do with lines that are longer: "refuse", "cut" or "drop".
-      vocab_size: the most tokens to tell apart; rarer words or characters are unknown then.
+      vocab_size: the most words, characters or byte pairs to tell apart; rarer ones are unknown
+        then. Lines have three tokens more: padding, start and end.
       held_out: examples to keep from the training: lines, chosen by a permutation that depends on
         nothing but their number; or windows, one after another, from the end of the text.
-      split: of a folder, the name of a file, or of a folder in it, without its ending; of TFDS, as
-        it writes splits.
+      split: of a folder, the name of a file, or of a folder in it, without its ending; where there
+        is none for "train", all files but those of other splits. Of TFDS, as it writes splits.
       data_dir: where tensorflow-datasets keeps its data.
       tokenizer: use this one, such as that of a trained model; of lines with special tokens.
       oracle_seed: of the oracle's weights and sequences.
@@ -164,7 +175,7 @@ def load_text(
     if tokenizer is None:
         texts = [text for _, text in files]
         if lines:
-            texts = [line for text in texts for _, line in _numbered(text)]
+            texts = [line.strip() for text in texts for _, line in _numbered(text)]
         tokenizer = build_tokenizer(tokens, texts, vocab_size, special)
     if lines and tokenizer.special < special:
         raise InputError("the tokenizer of lines needs tokens for padding, start and end in front")
@@ -174,7 +185,7 @@ def load_text(
 
 def _windows(name, split, files, tokenizer, length, held_out, long_lines):
     del long_lines
-    parts = [_encode(tokenizer, text, path, None) for path, text in files]
+    parts = [_encode(tokenizer, text, path) for path, text in files]
     stream = np.concatenate(parts)
     stream = stream.astype(np.min_scalar_type(max(tokenizer.vocab_size - 1, 1)))
     kept = held_out * length + 1 if held_out else 0
@@ -213,7 +224,7 @@ def _numbered(text: str) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that is not blank."""
     # Not splitlines: that also ends lines where editors do not.
     for number, line in enumerate(text.split("\n"), 1):
-        if line := line.strip():
+        if line.strip():
             yield number, line
 
 
@@ -230,7 +241,8 @@ def _lines(name, split, files, tokenizer, length, held_out, long_lines):
     rows, characters = [], []
     for path, text in files:
         for number, line in _numbered(text):
-            found = whole = _encode(tokenizer, line, path, number)
+            indent, line = len(line) - len(line.lstrip()), line.strip()
+            found = whole = _encode(tokenizer, line, path, number, indent)
             if len(found) + 1 > length:
                 if long_lines == "refuse":
                     raise InputError(
@@ -289,12 +301,18 @@ def _dataset(name, split, tokens, number, form, num_characters) -> TextDataset:
     )
 
 
-def _encode(tokenizer: Tokenizer, text: str, path: str, line: int | None) -> np.ndarray:
+def _encode(
+    tokenizer: Tokenizer, text: str, path: str, line: int = 1, indent: int = 0
+) -> np.ndarray:
+    """Return the tokens of a text that begins in a line of a file, after `indent` characters."""
     try:
         return tokenizer.encode(text)
     except UnknownSymbolError as error:
-        line = text.count("\n", 0, error.position) + 1 if line is None else line
-        raise InputError(f"{path}, line {line}: {error}") from error
+        line += text.count("\n", 0, error.position)
+        begin = text.rfind("\n", 0, error.position) + 1
+        column = error.position - begin + (0 if begin else indent)
+        there = UnknownSymbolError(error.symbol, column, error.vocab_size)
+        raise InputError(f"{path}, line {line}: {there}") from error
 
 
 def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tuple[str, str]]]:
@@ -321,9 +339,14 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tupl
             named = _texts_in(path / split)
         if not named and split != "train":
             raise InputError(f"{path} has no {split}.txt and no folder {split}.")
-        files = named or files
-        if not files:
+        if not files and not named:
             raise InputError(f"{path} holds no .txt and no .txt.gz.")
+        files = named or [p for p in files if p.name.partition(".")[0] not in OTHER_SPLITS]
+        if not files:
+            raise InputError(
+                f"{path} has no text to train on, only other splits: name a file train.txt, or set "
+                "data.split."
+            )
         return str(path), [(str(p), _text(p)) for p in files]
     if split != "train":
         raise InputError(f"{path} has no split {split!r}: leave data.split out.")
@@ -348,9 +371,10 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         # Of the content without a byte order mark.
         line = error.object.count(b"\n", 0, error.start) + 1
+        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
         raise InputError(
             f"{path}, line {line}, is not UTF-8 (byte {error.object[error.start]:#04x}): convert "
-            "it, for instance with `iconv -f latin1 -t utf-8`."
+            f"it, for instance with `iconv -f {encoding or 'latin1'} -t utf-8`."
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

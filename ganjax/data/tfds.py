@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import difflib
 import io
+import logging
 import os
 import warnings
 from types import ModuleType
@@ -89,10 +90,15 @@ def texts(name: str, *, split: str, data_dir: str | None) -> list[str]:
     features = builder.info.features
     tfds = import_tfds()
     known = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
-    if "text" not in known and len(known) != 1:
+    if not known:
         raise InputError(
-            f"tfds:{name} has the features {', '.join(sorted(features))}, expected one of text, "
-            "or one that is called 'text': choose another data set."
+            f"tfds:{name} has the features {', '.join(sorted(features))}, expected one of text: "
+            "choose another data set."
+        )
+    if "text" not in known and len(known) > 1:
+        raise InputError(
+            f"tfds:{name} has the texts {', '.join(sorted(known))}, expected one, or one that is "
+            "called 'text': write the one you mean to a .txt, and point data.source to it."
         )
     key = "text" if "text" in known else known[0]
     try:
@@ -234,8 +240,14 @@ def is_prepared(builder: Any) -> bool:
     Raises:
       InputError: if it is, but not as array_record.
     """
-    if not builder.is_prepared():
-        return False
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of a folder that is not there, which we say ourselves
+    try:
+        if not builder.is_prepared():
+            return False
+    finally:
+        log.setLevel(level)
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise InputError(

@@ -50,6 +50,7 @@ class UnknownSymbolError(InputError):
     Attributes:
       symbol: which.
       position: of the character in the text where it begins.
+      vocab_size: how many symbols are known.
     """
 
     def __init__(self, symbol: str, position: int, vocab_size: int):
@@ -57,7 +58,7 @@ class UnknownSymbolError(InputError):
             f"the symbol {symbol!r} (character {position + 1}) is not among the {vocab_size} that "
             "the vocabulary was made of: leave it out, or take bytes or byte pairs"
         )
-        self.symbol, self.position = symbol, position
+        self.symbol, self.position, self.vocab_size = symbol, position, vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +223,9 @@ def _most_frequent(counts: Mapping[str, int], size: int | None) -> tuple[str, ..
 
 
 def _bytes(texts: Sequence[str], size: int | None, special: int) -> Bytes:
-    del texts, size
+    del texts
+    if size is not None:
+        raise InputError(f"bytes are always 256, data.text.vocab_size is {size}: leave it out")
     return Bytes(special)
 
 
@@ -260,18 +263,24 @@ def build_tokenizer(
       kind: "characters", "bytes", "words" (between spaces) or "bpe"; or the path of a
         `tokenizer.json`.
       texts: what it is to be used on.
-      vocab_size: the most symbols; rarer ones are unknown then. Of byte pairs 1024 by default.
+      vocab_size: the most symbols, apart from special tokens; rarer ones are unknown then. Of byte
+        pairs 1024 by default; not for bytes and a `tokenizer.json`, which have their own.
       special: 0, or 3 for padding, start and end.
 
     Raises:
       InputError: there is no such kind, its package is not installed, or the vocabulary is too
-        small.
+        small or cannot be chosen.
 
     >>> tokenizer = build_tokenizer("characters", ["abba"])
     >>> tokenizer.encode("bab"), tokenizer.decode([0, 0])
     (array([1, 0, 1], dtype=int32), 'aa')
     """
     if kind.endswith(".json"):
+        if vocab_size is not None:
+            raise InputError(
+                f"{kind} has a vocabulary of its own, data.text.vocab_size is {vocab_size}: leave "
+                "it out"
+            )
         return BytePairs(read_tokenizer(kind)._content, special)
     if kind not in TOKENIZERS:
         raise InputError(

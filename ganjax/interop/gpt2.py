@@ -58,11 +58,21 @@ class ImportedLanguageModel:
     tokenizer: Any = struct.field(pytree_node=False, default=None)
 
     def logits(self, tokens: Any) -> Array:
-        """Return the logits (B, S, vocab_size) of what follows each of tokens (B, S)."""
-        tokens = jnp.asarray(tokens, jnp.int32)
+        """Return the logits (B, S, vocab_size) of what follows each of tokens (B, S).
+
+        Raises:
+          InputError: the shape is another one, or tokens are out of their range.
+        """
+        if not isinstance(tokens, jax.Array):
+            tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or not tokens.size:
+            raise InputError(
+                f"tokens have the shape {tokens.shape}, expected (B, S): a list of sequences, also "
+                "of one, and each of one token or more"
+            )
         if not isinstance(tokens, jax.core.Tracer):
-            _check_tokens(tokens, self.network.vocab_size)
-        return self.network.apply(self.variables, tokens)
+            generation.check_tokens(np.asarray(tokens), self.network.vocab_size)
+        return self.network.apply(self.variables, jnp.asarray(tokens, jnp.int32))
 
     def generate(
         self,
@@ -92,8 +102,6 @@ class ImportedLanguageModel:
           (B, P + max_new_tokens) int32.
         """
         sampling = Sampling(temperature, top_k, top_p, **more)
-        padded, _ = generation.pad(tokens)
-        _check_tokens(padded, self.network.vocab_size)
         return generation.generate(
             self.network,
             self.variables,
@@ -127,8 +135,6 @@ class ImportedLanguageModel:
           (sequences, scores): (B * num_return, P + max_new_tokens) int32 and (B * num_return,), the
           best of each prompt first.
         """
-        padded, _ = generation.pad(tokens)
-        _check_tokens(padded, self.network.vocab_size)
         sequences, scores = beam_search(
             self.network,
             self.variables,
@@ -272,10 +278,3 @@ def _names(num_layers: int) -> dict[str, tuple[str, ...]]:
         for name, path in _BLOCK.items():
             table[f"h.{layer}.{name}"] = (f"blocks_{layer}", *path)
     return table
-
-
-def _check_tokens(tokens: Any, vocab_size: int) -> None:
-    # A gather would take the last token for one that is too large, and say nothing.
-    low, high = int(np.min(tokens)), int(np.max(tokens))
-    if low < 0 or high >= vocab_size:
-        raise InputError(f"tokens lie between {low} and {high}, expected 0 to {vocab_size - 1}")

@@ -233,6 +233,7 @@ def import_state_dict(
     """
     if architecture == "gpt2":
         return import_gpt2(config, state_dict)
+    _check_architecture(architecture, (*ARCHITECTURES, "gpt2"))
     modules = dict(zip(PREFIXES, networks(architecture, config), strict=True))
     text = json.dumps(_plain(config), sort_keys=True)
     unknown = [name for name in state_dict if name[:2] not in PREFIXES.values()]
@@ -310,10 +311,10 @@ def input_shapes(architecture: str, config: Mapping[str, Any]) -> tuple[int, int
     return config.get(*fields.latent_dim), config.get(*fields.num_classes), shape
 
 
-def _check_architecture(architecture: str) -> None:
-    if architecture not in ARCHITECTURES:
+def _check_architecture(architecture: str, known: Iterable[str] = ARCHITECTURES) -> None:
+    if architecture not in known:
         raise InputError(
-            f"the architecture has to be one of {', '.join(ARCHITECTURES)}; got {architecture!r}"
+            f"the architecture has to be one of {', '.join(known)}; got {architecture!r}"
         )
 
 

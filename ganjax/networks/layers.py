@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ganjax import axes, ops
@@ -90,7 +91,9 @@ def _language_model(module: nn.Module) -> dict[str, Any]:
         streams = {} if key is None else {"dropout": key}
         return module.apply(variables, cache, tokens, train=train, rngs=streams, method="extend")
 
-    return {"start": start, "extend": extend, "context": getattr(module, "context", None)}
+    numbers = ("context", "vocab_size", "num_classes")
+    known = {name: getattr(module, name, None) for name in numbers}
+    return {"start": start, "extend": extend, **known}
 
 
 def rematerialized(network: Any) -> Network:
@@ -267,6 +270,8 @@ class LabelEmbedding(nn.Module):
             table = SpectralNorm(self.power_iterations)(table.T, train=train).T
         if jnp.issubdtype(labels.dtype, jnp.integer):
             return table[labels]
+        if labels.ndim != 2 or labels.shape[1] != self.num_classes:
+            raise InputError(_wrong_labels(labels, self.num_classes, "B"))
         return labels @ table
 
 
@@ -274,6 +279,42 @@ def require_labels(labels: Array | None, num_classes: int) -> None:
     """Raise where labels and classes do not go together."""
     if num_classes and labels is None:
         raise ValueError(f"a network with {num_classes} classes needs labels, got None")
+
+
+def check_labels(labels: Any, num_classes: int, count: int) -> Array:
+    """Return labels for `count` samples as an array.
+
+    Args:
+      labels: (count,) classes, or (count, num_classes) vectors.
+      num_classes: 0 for a model without classes.
+      count: how many samples there are.
+
+    Raises:
+      InputError: the model has no classes, the shape is another one, or a class does not exist;
+        that cannot be seen while a program is traced.
+    """
+    if not num_classes:
+        raise InputError("labels were given, but this model was trained without classes")
+    labels = jnp.asarray(labels)
+    whole = jnp.issubdtype(labels.dtype, jnp.integer)
+    if labels.shape != ((count,) if whole else (count, num_classes)):
+        raise InputError(_wrong_labels(labels, num_classes, count))
+    there = not isinstance(labels, jax.core.Tracer) and labels.is_fully_addressable
+    if whole and labels.size and there:
+        numbers = np.asarray(labels)
+        low, high = int(numbers.min()), int(numbers.max())
+        if low < 0 or high >= num_classes:
+            raise InputError(
+                f"labels lie between {low} and {high}, expected 0 to {num_classes - 1}"
+            )
+    return labels
+
+
+def _wrong_labels(labels: Array, num_classes: int, count: int | str) -> str:
+    return (
+        f"labels have the shape {labels.shape}, expected classes ({count},), integers, or vectors "
+        f"({count}, {num_classes})"
+    )
 
 
 def halved_sizes(size: Sequence[int], smallest: int) -> list[tuple[int, ...]]:

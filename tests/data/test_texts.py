@@ -208,9 +208,14 @@ def test_fingerprints_depend_on_content_and_length(tmp_path, text):
     ("content", "message"),
     [
         (b"", r"a\.txt is empty"),
-        ("eins\nzwei\nfünf".encode("latin1"), r"a\.txt, line 3, is not UTF-8 \(byte 0xfc\)"),
-        (b"\xef\xbb\xbfa\nb\xe9\n", r"a\.txt, line 2, is not UTF-8 \(byte 0xe9\)"),
-        ("text".encode("utf-16"), r"a\.txt, line 1, is not UTF-8 \(byte 0xff\)"),
+        (
+            "eins\nzwei\nfünf".encode("latin1"),
+            r"a\.txt, line 3, is not UTF-8 \(byte 0xfc\).* -f latin1",
+        ),
+        (b"\xef\xbb\xbfa\nb\xe9\n", r"a\.txt, line 2, is not .*\(byte 0xe9\).*-f latin1"),
+        ("text".encode("utf-16"), r"a\.txt, line 1, is not .*\(byte 0xff\).*iconv -f utf-16 -t"),
+        ("text".encode("utf-32"), r"a\.txt, line 1, is not .*\(byte 0xff\).*iconv -f utf-32 -t"),
+        (b"\xfe\xff\0t", r"a\.txt, line 1, is not .*\(byte 0xfe\).*iconv -f utf-16 -t"),
         (b"a\nb\nc\0d", r"a\.txt, line 3, has a zero byte"),
         (gzip.compress(b""), r"a\.txt is empty"),
         (gzip.compress(b"a\nb\xff"), r"a\.txt, line 2, is not UTF-8"),
@@ -276,6 +281,20 @@ def test_folders_of_splits(tmp_path, name):
         load_text(str(tmp_path), split="val")
 
 
+@pytest.mark.parametrize("split", ["test", "valid", "validation", "val", "dev"])
+def test_other_splits_are_not_trained_on(tmp_path, split):
+    write(tmp_path / f"{split}.txt", "testing\n")
+    write(tmp_path / split / "more.txt", "testing\n")
+    options = {"length": 9, "lines": True, "held_out": 0}
+    with pytest.raises(InputError, match=r"no text to train on, only other splits: name a file t"):
+        load_text(str(tmp_path), **options)
+    write(tmp_path / "a.txt", "training\n")
+    assert read_back(load_text(str(tmp_path), **options)[0]) == ["training"]
+    (tmp_path / split / "more.txt").unlink()
+    (tmp_path / split).rmdir()
+    assert read_back(load_text(str(tmp_path), split=split, **options)[0]) == ["testing"]
+
+
 def test_sources_that_are_not_there(tmp_path, text):
     with pytest.raises(InputError, match=r"no text '.*none\.txt': built in is tiny_shakespeare"):
         load_text(str(tmp_path / "none.txt"))
@@ -319,9 +338,17 @@ def test_a_symbol_that_a_given_tokenizer_lacks_is_named_with_its_line(tmp_path, 
     tokenizer = build_tokenizer("words" if words else "characters", ["category cat\n"], None, 3)
     write(tmp_path / "train" / "a.txt", "cat category\ncat\n")
     write(tmp_path / "train" / "b.txt", "category\ncat\n\ncat at dog\n")
-    symbol = "'at'" if words else "'d'"
-    with pytest.raises(InputError, match=rf"b\.txt, line 4: the symbol {symbol}"):
+    place = r"'at' \(character 5\)" if words else r"'d' \(character 8\)"
+    with pytest.raises(InputError, match=rf"b\.txt, line 4: the symbol {place}"):
         load_text(str(tmp_path), tokenizer=tokenizer, length=13, lines=lines, held_out=0)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_symbol_is_counted_in_its_line_with_what_indents_it(tmp_path, lines):
+    tokenizer = build_tokenizer("characters", ["cat \n"], None, 3)
+    path = write(tmp_path / "a.txt", "  caZ\n")
+    with pytest.raises(InputError, match=r"a\.txt, line 1: the symbol 'Z' \(character 5\)"):
+        load_text(path, tokenizer=tokenizer, length=5, lines=lines, held_out=0)
 
 
 def test_a_given_tokenizer_is_the_one_that_is_used(lines):
@@ -329,6 +356,12 @@ def test_a_given_tokenizer_is_the_one_that_is_used(lines):
     dataset, _ = load_text(lines, tokenizer=tokenizer, length=5, lines=True, held_out=0)
     assert dataset.form.tokenizer is tokenizer
     assert dataset.arrays["tokens"][3, 0] == tokenizer.encode("end")[0]
+
+
+def test_one_line_cannot_be_held_out(tmp_path):
+    path = write(tmp_path / "one.txt", "a line\n")
+    with pytest.raises(InputError, match=r"has 1 example and data\.held_out is 9: set it to 0\."):
+        load_text(path, length=9, lines=True, held_out=9)
 
 
 def test_a_given_tokenizer_without_special_tokens_is_refused_for_lines(lines):

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import logging
 import pickle
 import socket
 import tarfile
@@ -293,7 +294,7 @@ def test_texts_make_one_stream(write_texts):
 @pytest.mark.parametrize(
     ("features", "record", "message"),
     [
-        (("one", "two"), {"one": "a", "two": "b"}, "features one, two, expected one of text"),
+        (("one", "two"), {"one": "a", "two": "b"}, "texts one, two, expected one, .* to a .txt"),
         (("label",), {"label": 1}, "features label, expected one of text"),
         (("text",), {"text": b"caf\xe9"}, "holds a text that is not UTF-8"),
         (("text",), {"text": " "}, "tfds:notes holds no text"),
@@ -305,9 +306,11 @@ def test_other_texts_are_refused(write_texts, features, record, message):
         load_text("tfds:notes", data_dir=data_dir)
 
 
-def test_texts_that_are_not_prepared_say_how(tmp_path):
+def test_texts_that_are_not_prepared_say_how(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("absl"), "propagate", True)
     with pytest.raises(InputError, match="run `ganjax data prepare tiny_shakespeare`"):
         load_text("tfds:tiny_shakespeare", data_dir=str(tmp_path))
+    assert not caplog.records
 
 
 @pytest.mark.slow

@@ -185,6 +185,8 @@ def test_a_missing_file_is_named(tmp_path):
         ("letters", None, "data.text.tokens is 'letters', expected characters, bytes, words, bpe"),
         ("words", 1, "data.text.vocab_size has to be 2 or more, got 1"),
         ("characters", 0, "data.text.vocab_size has to be 2 or more, got 0"),
+        ("bytes", 300, "bytes are always 256, data.text.vocab_size is 300: leave it out"),
+        ("none.json", 300, "none.json has a vocabulary of its own, data.text.vocab_size is 300"),
         ("bpe", 255, "byte pairs begin with 256 bytes, data.text.vocab_size is 255"),
     ],
 )
