@@ -38,6 +38,8 @@ class SampleOptions:
     """Choose among tokens with at least this share of the likeliest one's probability."""
     repetition_penalty: float | None = None
     """Above 1: avoid tokens that are there already."""
+    num_beams: int | None = None
+    """Choose nothing: search for the --num likeliest continuations, following so many at a time."""
     truncation: float | None = None
     """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
     from the mean style to go (0 to 1)."""
@@ -67,7 +69,7 @@ def sample(arguments: list[str]) -> int:
     from ganjax.trained import load
     from ganjax.trained_text import TrainedText
 
-    check_numbers(options, num=1, columns=1, standing_batches=0, tokens=1)
+    check_numbers(options, num=1, columns=1, standing_batches=0, tokens=1, num_beams=1)
     trained = load(run, options.step)
     if isinstance(trained, TrainedText):
         return _sample_text(trained, run, options)
@@ -114,7 +116,8 @@ def _check_folder(folder: Path, num: int) -> None:
         )
 
 
-_OF_TEXT = ("prompt", "tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_OF_CHOICE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_OF_TEXT = ("prompt", "tokens", "num_beams", *_OF_CHOICE)
 _OF_IMAGES = ("truncation", "labels", "columns", "standing_batches")
 
 
@@ -132,11 +135,19 @@ def _sample_text(trained, run, options) -> int:
     from ganjax.generation import Sampling
 
     _refuse(options, _OF_IMAGES, f"is for images, and {run} writes text")
-    chosen = {name: getattr(options, name) for name in _OF_TEXT[2:]}
+    chosen = {name: getattr(options, name) for name in _OF_CHOICE}
     sampling = Sampling(**{name: value for name, value in chosen.items() if value is not None})
     sampling.check()
     key, num, prompt = jax.random.key(options.seed), options.num or 1, options.prompt or ""
     common = {"max_new_tokens": options.tokens, "sampling": sampling, "ema": options.ema}
+    if options.num_beams is not None:
+        _refuse(options, _OF_CHOICE, "chooses tokens, and --num-beams chooses none")
+        _refuse(options, ("out",), "is for samples, and --num-beams writes to the terminal")
+        del common["sampling"]
+        for text, score in trained.beam_search(prompt, options.num_beams, num, **common):
+            print(_printable(text))
+            print(f"({score:.4f} nats a token)")
+        return 0
     if options.out is None:
         for index in range(num):
             if index:

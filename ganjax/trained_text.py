@@ -10,6 +10,7 @@ import numpy as np
 
 from ganjax import checkpoint, generation
 from ganjax.autoregressive import log_probabilities
+from ganjax.beams import beam_search
 from ganjax.config import Config
 from ganjax.data import TextForm
 from ganjax.data.tokenizers import Symbols
@@ -148,6 +149,50 @@ class TrainedText:
             shown = text
             if done:
                 return
+
+    def beam_search(
+        self,
+        prompt: str = "",
+        num_beams: int = 5,
+        num_return: int = 1,
+        *,
+        max_new_tokens: int | None = None,
+        ema: bool = True,
+    ) -> list[tuple[str, float]]:
+        """Search for the likeliest continuations of a prompt: see `ganjax.beams.beam_search`.
+
+        Args:
+          prompt: with which each begins.
+          num_beams: continuations that are followed at a time.
+          num_return: how many to return.
+          max_new_tokens: of each; by default as many as the model sees at once.
+          ema: whether to use the running average where there is one.
+
+        Returns:
+          The texts with their prompt, the best first, and their mean log-probability a token.
+
+        Raises:
+          InputError: as `write`.
+        """
+        if self.model.language is None:
+            raise InputError(f"{type(self.config.model.network).__name__} has no likelihood")
+        first, given = self._first(prompt)
+        count = self._count(max_new_tokens, given)
+        if max_new_tokens is None and self.form.windows:
+            count = max(1, self.form.length + 1 - len(first))
+        tokens, scores = beam_search(
+            self.model.language,
+            language_variables(self.state, ema),
+            first[None],
+            count,
+            num_beams=num_beams,
+            num_return=num_return,
+            stop_token=self.form.stop_token,
+            pad_token=self.form.pad_token or 0,
+        )
+        rows = np.asarray(tokens)[0, :, len(first) - given :]
+        texts = [self._as_typed(self.form.decode(row), prompt) for row in rows]
+        return list(zip(texts, np.asarray(scores)[0].tolist(), strict=True))
 
     def log_likelihood(self, text: str, *, ema: bool = True) -> float:
         """Return the log-probability of a text, in nats, and for lines that of its end as well.

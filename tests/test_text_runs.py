@@ -214,6 +214,21 @@ def test_the_command_that_writes(novel, tmp_path, capsys):
     assert out.read_text().count("-" * 40) == 2
 
 
+def test_beams_are_the_likeliest_continuations(novel, capsys):
+    trained = ganjax.load(str(novel.run))
+    found = trained.beam_search("", 3, 2, max_new_tokens=5)
+    for text, score in found:
+        assert score == pytest.approx(trained.log_likelihood(text) / 5, rel=1e-4)
+    (greedy,) = trained.write("", key=jax.random.key(0), max_new_tokens=5, sampling=GREEDY)
+    assert trained.log_likelihood(found[0][0]) >= trained.log_likelihood(greedy) - 1e-4
+    arguments = ["--tokens", 5, "--num-beams", 3, "--num", 2]
+    assert run_cli("sample", novel.run, *arguments) == 0
+    shown = "".join(f"{text}\n({score:.4f} nats a token)\n" for text, score in found)
+    assert capsys.readouterr().out == shown
+    assert run_cli("sample", novel.run, *arguments, "--top-p", 0.5) == 2
+    assert "--num-beams chooses none" in capsys.readouterr().err
+
+
 def test_what_a_terminal_cannot_show_is_replaced(novel, monkeypatch):
     def stream(self, prompt, **settings):
         yield "naïve "
