@@ -217,12 +217,13 @@ def texts() -> list[Files]:
 
 
 def read_text(folder: Path, dice: random.Random) -> None:
+    kind = dice.choice(("characters", "bytes", "words"))
     options = {
-        "tokens": dice.choice(("characters", "bytes", "words")),
+        "tokens": kind,
         "lines": dice.random() < 0.5,
         "length": dice.choice((4, 40)),
         "long_lines": dice.choice(("refuse", "cut", "drop")),
-        "vocab_size": dice.choice((None, 5)),
+        "vocab_size": None if kind == "bytes" else dice.choice((None, 5)),
     }
     inside = folder / "x"
     source = dice.choice([inside, *inside.iterdir()])

@@ -206,7 +206,7 @@ def test_what_is_missing_is_counted(weights):
     few = {name: a for name, a in state_dict.items() if "synthesis" not in name}
     with pytest.raises(InputError, match=r"\d\d missing: G\.synthesis\S+, .* and \d+ more"):
         interop.import_state_dict("stylegan2", config, few)
-    with pytest.raises(InputError, match="one of stylegan2, r3gan, biggan; got 'dcgan'"):
+    with pytest.raises(InputError, match="one of stylegan2, r3gan, biggan, gpt2; got 'dcgan'"):
         interop.import_state_dict("dcgan", config, state_dict)
     with pytest.raises(InputError, match="no array at all"):
         interop.import_state_dict("stylegan2", config, {})
