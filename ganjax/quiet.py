@@ -28,8 +28,8 @@ def bound_file_threads(limit: int = 16) -> None:
     """Have TensorStore read and write files with so many threads at once, not 128.
 
     A thread of it ends only after 20 idle seconds, so that frequent saves keep adding to them, and
-    to the memory they hold; a disk is as fast with fewer (`benchmarks/soak.py`). What is kept in
-    OCDBT, as ganjax does in buckets, where many requests at once do help, is left alone.
+    to the memory they hold. On a disk, saves of 0.8 GB and of 600 small arrays took as long. What
+    is kept in OCDBT, as ganjax does in buckets, where many requests at once help, is left alone.
     """
     with contextlib.suppress(ImportError, AttributeError):  # another version of Orbax
         from orbax.checkpoint._src.serialization import tensorstore_utils
