@@ -46,7 +46,7 @@ def share_memory_arenas() -> None:
     """
     arena_max = -8  # of malloc.h
     if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(AttributeError, OSError):  # another C library
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
             ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
