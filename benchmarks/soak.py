@@ -4,9 +4,9 @@ Trains without end, with a checkpoint every few steps (thousands of them are wri
 removed), pictures and scores on the way, and looks at its own process once a second. The first
 fifth of the time is warm-up. A row has the usual resident memory after it, and of each tenth of
 the time memory and speed as ratios to their medians, and how many files and threads were open.
-`flat` says that memory stayed within 2 percent, no tenth was slower than 0.9, and there were no
-more files or threads in the second half than in a tenth of the first. What else the machine does
-shows in the speed.
+`flat` says that memory stayed within 2 percent, no tenth was slower than 0.9, and the second half
+usually had no more files and threads than some tenth of the first (all are medians; the highest
+memory of any second is in the row, too). What else the machine does shows in the speed.
 
     python benchmarks/soak.py --minutes 32 --out benchmarks/results/cpu-2-cores/soak.jsonl
 """

@@ -27,7 +27,8 @@ class SampleOptions:
     prompt: str | None = None
     """With which a text begins."""
     tokens: int | None = None
-    """How many to write; by default 500, of lines a whole one."""
+    """How many to write; by default 500, with --num-beams as many as the model sees at once, and of
+    lines a whole one."""
     temperature: float | None = None
     """How freely tokens are chosen: 1 as the model has learnt, 0 the likeliest."""
     top_k: int | None = None

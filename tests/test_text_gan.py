@@ -108,7 +108,9 @@ def test_samples_of_a_conditional_generator_take_classes_in_turn():
         generator, ConvDiscriminator(None, ((2, 3),), 4, hidden=3), **OPTIONS, num_classes=3
     )
     state = algorithm.init(KEY)
-    assert algorithm.sample(state, KEY, 4).shape == (4, LENGTH)
+    sampled = algorithm.sample(state, KEY, 4)
+    assert sampled.shape == (4, LENGTH)
+    np.testing.assert_array_equal(sampled, algorithm.sample(state, KEY, 4, jnp.arange(4) % 3))
 
 
 DISCRIMINATORS = {

@@ -6,6 +6,7 @@ References:
   with the recurrent weights.
 """
 
+import abc
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ class Cell(Protocol):
         """Return the next state and the output (B, output_dim)."""
 
 
-class GatedCell:
+class GatedCell(abc.ABC):
     """A cell in which `recur`, affine in the weights and in its last output, comes first.
 
     What then remains of a step, `gate`, has no weights, so that `run` can differentiate faster.
@@ -55,17 +56,17 @@ class GatedCell:
         state = self.gate(state, projected, self.recur(weights, self.output(state)))
         return state, self.output(state)
 
-    def output(self, state: Any) -> Array:
-        """Return the output (B, output_dim) that belongs to a state."""
-        raise NotImplementedError
-
     def recur(self, weights: Weights, output: Array) -> Array:
-        """Return what an output (..., output_dim) contributes to the next step."""
+        """Return what an output (..., output_dim) contributes to the next step, (..., gates)."""
         return output @ weights["recurrent_kernel"]
 
+    @abc.abstractmethod
+    def output(self, state: Any) -> Array:
+        """Return the output (B, output_dim) that belongs to a state."""
+
+    @abc.abstractmethod
     def gate(self, state: Any, projected: Array, recurrent: Array) -> Any:
-        """Return the next state."""
-        raise NotImplementedError
+        """Return the next state, of what the inputs and the last output contribute (B, gates)."""
 
 
 @dataclass(frozen=True)
