@@ -17,7 +17,13 @@ import common
 from ganjax import config
 from ganjax.config import Config, TextGAN
 
-CASES = ("sentences_mle", "sentences_lstm_gan", "sentences_wgan_gp", "sentences_relgan")
+CASES = (
+    "sentences_mle",
+    "sentences_lstm_gan",
+    "sentences_wgan_gp",
+    "sentences_seqgan",
+    "sentences_relgan",
+)
 TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
 
 
@@ -104,6 +110,10 @@ def shortened(settings: Config, args) -> Config:
             game = args.game_steps
         if args.quick:
             likelihood, game = min(likelihood, 1), 3
+            if model.discriminator_pretrain_steps:
+                model = dataclasses.replace(
+                    model, discriminator_pretrain_steps=1, discriminator_steps=2
+                )
         model = dataclasses.replace(model, pretrain_steps=likelihood)
         training = dataclasses.replace(training, steps=likelihood + game)
     elif args.quick:
