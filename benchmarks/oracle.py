@@ -152,7 +152,7 @@ def _measured(directory: str, step: int | None, temperature: float, quick: bool)
     return {
         "step": trained.step,
         "nll_oracle": figures["nll_oracle"].value,
-        "nll_generator": figures["cross_entropy"].value,
+        "nll_generator": figures["nll_generator"].value,
         "jax_device": jax.devices()[0].device_kind,
     }
 

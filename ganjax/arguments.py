@@ -72,13 +72,12 @@ def check_numbers(options: Any, **least: int) -> None:
         raise InputError(f"truncation has to be positive, got {truncation}")
 
 
-def parse_labels(text: str | None) -> list[int] | None:
+def parse_labels(text: str | None) -> list[int | str] | None:
+    """Return the classes of --labels: numbers, and whatever else are names."""
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"--labels are numbers such as 0,1,2; got {text!r}") from error
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
 
 
 def parse_values(name: str, text: str) -> list[float]:

@@ -106,7 +106,7 @@ def build_model(
         raise InputError(f"model has to be one of {names}; got {type(settings.model).__name__}")
     given = (tuple(shape), num_classes)
     if isinstance(settings.model, config.OF_TEXT):
-        given = (form,)
+        given = (form, num_classes)
     try:
         return families[type(settings.model)](settings, *given)
     except InputError:

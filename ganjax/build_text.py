@@ -20,7 +20,12 @@ from ganjax.types import InputError
 
 def load_data(settings: Config) -> tuple[data.TextDataset, data.TextDataset | None]:
     """Return the text to train on, and the part kept away or None."""
-    text = settings.data.text
+    text, conditional = settings.data.text, settings.model.conditional
+    if conditional and isinstance(settings.model, config.TextGAN):
+        raise InputError(
+            "model.conditional is for a LanguageModel, and the discriminator of a TextGAN sees no "
+            "classes: set it to False"
+        )
     begins = text.lines or settings.data.source == "oracle"
     if isinstance(settings.model, config.TextGAN) and not begins:
         raise InputError(
@@ -38,20 +43,23 @@ def load_data(settings: Config) -> tuple[data.TextDataset, data.TextDataset | No
         split=settings.data.split,
         data_dir=settings.data.data_dir,
         oracle_seed=text.oracle_seed,
+        labels=conditional,
+        feature=text.feature,
     )
 
 
-def build_model(settings: Config, form: data.TextForm) -> Model:
+def build_model(settings: Config, form: data.TextForm, num_classes: int) -> Model:
     """Return the model of a configuration for text of this form."""
-    if settings.model.conditional:
-        raise InputError("model.conditional needs labels, and texts have none: set it to False")
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[settings.train.precision]
-    parts = settings.model.network.build((form.length, form.vocab_size), 0, dtype)
-    build = _language_model if isinstance(settings.model, config.LanguageModel) else _text_gan
-    return build(settings, form, parts)
+    parts = settings.model.network.build((form.length, form.vocab_size), num_classes, dtype)
+    if isinstance(settings.model, config.LanguageModel):
+        return _language_model(settings, form, num_classes, parts)
+    return _text_gan(settings, form, parts)
 
 
-def _language_model(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> Model:
+def _language_model(
+    settings: Config, form: data.TextForm, num_classes: int, parts: dict[str, Any]
+) -> Model:
     if "discriminator" in parts:
         # The generator of a pair can be trained on its own.
         parts = {"generator": parts["generator"]}
@@ -60,12 +68,19 @@ def _language_model(settings: Config, form: data.TextForm, parts: dict[str, Any]
         raise InputError(
             f"{type(settings.model.network).__name__} is no language model: train it as a TextGAN"
         )
-    algorithm = _likelihood(settings, form, parts["generator"], settings.model.optimizer)
+    if num_classes and language.num_classes == 0:
+        raise InputError(
+            f"{type(settings.model.network).__name__} takes no classes: set model.conditional to "
+            "False, or model.network to GPT or LSTM"
+        )
+    algorithm = _likelihood(
+        settings, form, parts["generator"], settings.model.optimizer, num_classes=num_classes
+    )
     shape = (form.length, form.vocab_size)
-    return Model(algorithm, parts, None, shape, 0, text=form, language=language)
+    return Model(algorithm, parts, None, shape, num_classes, text=form, language=language)
 
 
-def _likelihood(settings, form, network, optimizer, steps=None):
+def _likelihood(settings, form, network, optimizer, steps=None, num_classes=0):
     """Return the training of a language model on its likelihood."""
     if settings.train.rematerialize:
         # Only the pass that is differentiated; writing goes on as it was.
@@ -80,6 +95,7 @@ def _likelihood(settings, form, network, optimizer, steps=None):
         pad_token=form.pad_token,
         stop_token=form.stop_token,
         optimizer=make_optimizer(optimizer, steps or settings.train.steps),
+        num_classes=num_classes,
         ema_half_life_images=model.ema_half_life_images,
         ema_ramp_up=model.ema_ramp_up,
         micro_batches=settings.train.micro_batches,

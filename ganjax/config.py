@@ -65,6 +65,8 @@ class Text:
     Lines have three tokens more: padding, start and end."""
     oracle_seed: int = 0
     """Of the oracle's weights and sequences."""
+    feature: str | None = None
+    """Of tfds:NAME, which text to read; by default the one called text, or the only one."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class LanguageModel:
     network: Any = field(default_factory=GPT)
     """The network."""
     conditional: bool = False
-    """Has to be False: texts have no labels here."""
+    """Tell the network the class of each line: needs data.text.lines and a text with classes."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(learning_rate=1e-3, beta1=0.9)
     )
@@ -253,7 +255,7 @@ class TextGAN:
     network: Any = field(default_factory=LSTMPair)
     """The two networks."""
     conditional: bool = False
-    """Has to be False: texts have no labels here."""
+    """Has to be False: only a LanguageModel takes classes."""
     estimator: str = "gumbel"
     """How the generator learns through choices: gumbel (relaxed tokens), straight_through (tokens,
     with the derivative of relaxed ones), or policy_gradient (SeqGAN)."""

@@ -23,7 +23,7 @@ class TruncationOptions:
     seed: int = 0
     """Of the latents."""
     labels: str | None = None
-    """Classes by number, one a row, such as 0,1,2; by default all in turn."""
+    """Classes by number or name, one a row, such as 0,1,2; by default all in turn."""
     out: str = "truncation.png"
     """The grid, a .png."""
     ema: bool = True
@@ -63,7 +63,7 @@ class ClassesOptions:
     num: int = 10
     """Columns: latents."""
     labels: str | None = None
-    """Classes by number, one a row, such as 0,1,2; by default all."""
+    """Classes by number or name, one a row, such as 0,1,2; by default all."""
     seed: int = 0
     """Of the latents."""
     truncation: float | None = None
@@ -126,7 +126,7 @@ class MixOptions:
     truncation: float = 0.7
     """How far from the mean style to go."""
     labels: str | None = None
-    """Classes by number, in turn."""
+    """Classes by number or name, in turn."""
     out: str = "mix.png"
     """The grid, a .png."""
     ema: bool = True
@@ -201,7 +201,7 @@ class ProjectOptions:
     each_layer: bool = False
     """Give each layer a style of its own (only with styles)."""
     labels: str | None = None
-    """Classes of the pictures by number, in turn, for a conditional model."""
+    """Classes of the pictures by number or name, in turn, for a conditional model."""
     resize: str = "crop"
     """How a picture of another size reaches the model's: crop, stretch or pad."""
     seed: int = 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ganjax import evaluation, generation
+from ganjax import evaluation, generation, players
 from ganjax.autoregressive import likelihood
 from ganjax.data import Oracle, load_text
 from ganjax.data.tokenizers import UNKNOWN
@@ -51,11 +51,11 @@ class TextJudge:
         if self._model.language is not None:
             form = self._form
 
-            def sums(variables, tokens):
+            def sums(variables, batch):
                 return likelihood(
                     self._model.language,
                     variables,
-                    {"tokens": tokens},
+                    batch,
                     start_token=None if form.windows else form.start_token,
                     pad_token=form.pad_token,
                     temperature=sampling.temperature or 1.0,  # not asked for greedy choices
@@ -71,17 +71,23 @@ class TextJudge:
         return self.write(state, jax.random.key(_SAMPLE_SEED), 64)
 
     def show(self, samples: np.ndarray, path: Path) -> None:
-        """Write samples as text, separated by lines; there is no picture to return."""
+        """Write samples as text, separated by lines; there is no picture to return.
+
+        Those of a conditional model have the name of their class in front, and a tab.
+        """
         texts = [self._form.decode(row) for row in samples]
+        if names := self._class_names():
+            texts = [f"{names[i % len(names)]}\t{text}" for i, text in enumerate(texts)]
         between = f"\n{'-' * 40}\n" if self._form.windows else "\n"
         path.write_text(between.join(texts) + "\n", encoding="utf-8")
 
     def write(
         self, state: TrainState, key: jax.Array, count: int, *, length: int | None = None
     ) -> np.ndarray:
-        """Return what a state writes: (count, length) tokens."""
+        """Return what a state writes: (count, length) tokens, of every class in turn."""
         model, form, parts = self._model, self._form, []
         length = length or form.length
+        labels = players.default_labels(None, count, model.num_classes)
         for start in range(0, count, _PART):
             part_key, size = jax.random.fold_in(key, start), min(_PART, count)
             if model.language is None:
@@ -98,6 +104,7 @@ class TextJudge:
                     key=part_key,
                     sampling=self._sampling,
                     vocab_size=form.vocab_size,
+                    labels=None if labels is None else labels[start : start + size],
                 )
             parts.append(np.asarray(found)[: count - start])
         return np.concatenate(parts)
@@ -179,7 +186,8 @@ class TextJudge:
         sums: dict[str, float] = {}
         for start in range(0, held_out.num_examples, size):
             rows = np.arange(start, min(start + size, held_out.num_examples))
-            found = self._sums(variables, jnp.asarray(held_out.batch(rows)["tokens"], jnp.int32))
+            batch = {k: jnp.asarray(v, jnp.int32) for k, v in held_out.batch(rows).items()}
+            found = self._sums(variables, batch)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         return {**sums, "characters": float(held_out.num_characters)}
@@ -275,6 +283,10 @@ class TextJudge:
                 texts = [found.form.decode(row) for row in rows]
             self._references = [words for text in texts if (words := text.split())]
         return self._references
+
+    def _class_names(self) -> tuple[str, ...]:
+        count = self._model.num_classes
+        return self._experiment.train.class_names or tuple(map(str, range(count))) if count else ()
 
     def _trimmed(self, samples: np.ndarray) -> list[np.ndarray]:
         return [self._form.trimmed(row) for row in samples]

@@ -15,6 +15,7 @@ from ganjax.penalties import Stateful, Term
 from ganjax.types import (
     Array,
     Batch,
+    InputError,
     Key,
     Metrics,
     Optimizer,
@@ -330,6 +331,41 @@ def default_labels(labels: Array | None, num_samples: int, num_classes: int) -> 
     if labels is not None:
         return check_labels(labels, num_classes, num_samples)
     return jnp.arange(num_samples) % num_classes if num_classes else None
+
+
+def labels_in_turn(
+    labels: Any, count: int, num_classes: int, class_names: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Return classes (count,) int32: those given, again and again, or every class in turn.
+
+    Args:
+      labels: numbers or names of classes, or None.
+      count: how many are needed.
+      num_classes: 0 for a model without classes, for which there are none.
+      class_names: one a class, may be empty.
+
+    Raises:
+      InputError: a class does not exist.
+    """
+    if labels is None:
+        return np.arange(count, dtype=np.int32) % num_classes if num_classes else None
+    if not num_classes:
+        raise InputError("labels were given, but this model was trained without classes")
+    names = list(class_names)
+    some = [*names[:5], "..."] if len(names) > 6 else names
+    known = f", or be a name: {', '.join(some)}" if names else ""
+    found = []
+    for label in np.atleast_1d(np.asarray(labels, object)).tolist() or [None]:
+        if isinstance(label, str) and label in names:
+            label = names.index(label)
+        whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        if not whole or not 0 <= label < num_classes:
+            got = "none" if label is None else repr(label)
+            raise InputError(
+                f"labels have to lie between 0 and {num_classes - 1}{known}; got {got}"
+            )
+        found.append(label)
+    return np.resize(np.array(found, np.int32), count)
 
 
 def unstack(batch: Batch, batches_per_step: int, num_classes: int) -> list[dict[str, Array]]:

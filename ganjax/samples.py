@@ -45,7 +45,7 @@ class SampleOptions:
     """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
     from the mean style to go (0 to 1)."""
     labels: str | None = None
-    """Classes by number, such as 0,1,2, taken in turn; by default all in turn."""
+    """Classes by number or name, such as 0,1,2, taken in turn; by default all in turn."""
     out: str | None = None
     """What to write: a .png, a .npz, or a folder; of text a .txt. By default samples.png, and text
     goes to the terminal."""
@@ -119,7 +119,7 @@ def _check_folder(folder: Path, num: int) -> None:
 
 _OF_CHOICE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _OF_TEXT = ("prompt", "tokens", "num_beams", *_OF_CHOICE)
-_OF_IMAGES = ("truncation", "labels", "columns", "standing_batches")
+_OF_IMAGES = ("truncation", "columns", "standing_batches")
 
 
 def _refuse(options, names, why):
@@ -140,11 +140,16 @@ def _sample_text(trained, run, options) -> int:
     sampling = Sampling(**{name: value for name, value in chosen.items() if value is not None})
     sampling.check()
     key, num, prompt = jax.random.key(options.seed), options.num or 1, options.prompt or ""
+    labels = trained.check_labels(parse_labels(options.labels), num)
     common = {"max_new_tokens": options.tokens, "sampling": sampling, "ema": options.ema}
     if options.num_beams is not None:
         _refuse(options, _OF_CHOICE, "chooses tokens, and --num-beams chooses none")
         _refuse(options, ("out",), "is for samples, and --num-beams writes to the terminal")
         del common["sampling"]
+        if labels is not None:
+            if len(set(labels.tolist())) > 1 and options.labels is not None:
+                raise InputError("--num-beams searches within one class: give --labels one")
+            common["label"] = int(labels[0])
         for text, score in trained.beam_search(prompt, options.num_beams, num, **common):
             print(_printable(text))
             print(f"({score:.4f} nats a token)")
@@ -153,12 +158,18 @@ def _sample_text(trained, run, options) -> int:
         for index in range(num):
             if index:
                 print("-" * 40)
+            if labels is not None:
+                common["label"] = int(labels[index])
+                print(trained.name_of(common["label"]), end="\t", flush=True)
             for piece in trained.stream(prompt, key=jax.random.fold_in(key, index), **common):
                 print(_printable(piece), end="", flush=True)
             print()
         return 0
     kind_of(options.out, (".txt",))
-    texts = trained.write(prompt, num, key=key, **common)
+    texts = trained.write(prompt, num, key=key, labels=labels, **common)
+    if labels is not None:
+        names = map(trained.name_of, labels.tolist())
+        texts = [f"{name}\t{text}" for name, text in zip(names, texts, strict=True)]
     between = f"\n{'-' * 40}\n" if trained.form.windows else "\n"
 
     def save(path: str) -> None:
@@ -204,7 +215,7 @@ class InterpolateOptions:
     """Less variety, more typical samples: latents beyond this are drawn again; with styles, how far
     from the mean style to go (0 to 1)."""
     labels: str | None = None
-    """Classes by number, one a walk, such as 0,1,2; by default all in turn."""
+    """Classes by number or name, one a walk, such as 0,1,2; by default all in turn."""
     ema: bool = True
     """Sample the running average of the generator where there is one."""
     step: int | None = None

@@ -166,7 +166,7 @@ class PathLengthOptions:
     extractor: str | None = None
     """As in `ganjax evaluate`."""
     labels: str | None = None
-    """Classes by number, such as 0,1,2; by default all in turn."""
+    """Classes by number or name, such as 0,1,2; by default all in turn."""
     seed: int = 0
     """Of the latents."""
     ema: bool = True

@@ -248,20 +248,8 @@ class Trained:
         return best(key, wanted)
 
     def check_labels(self, labels: Any, num_samples: int) -> np.ndarray | None:
-        """Return labels (num_samples,) int32, repeated in turn where there are fewer."""
-        classes = self.model.num_classes
-        if labels is None:
-            return np.arange(num_samples, dtype=np.int32) % classes if classes else None
-        if not classes:
-            raise InputError("labels were given, but this model was trained without classes")
-        labels = np.asarray(labels)
-        if labels.size and labels.dtype.kind not in "iu":
-            raise InputError(f"labels are whole numbers, got {labels.tolist()}")
-        if labels.size == 0 or labels.min() < 0 or labels.max() >= classes:
-            raise InputError(
-                f"labels have to lie between 0 and {classes - 1}, got {labels.tolist()}"
-            )
-        return np.resize(labels.astype(np.int32), num_samples)
+        """Return labels (num_samples,) int32: see `ganjax.players.labels_in_turn`."""
+        return players.labels_in_turn(labels, num_samples, self.model.num_classes, self.class_names)
 
 
 def load_image_run(run: str | os.PathLike, step: int | None = None) -> Trained:
@@ -298,8 +286,9 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained | TrainedTe
         if not {"shape", "num_classes"} <= set(data):
             raise InputError("data has no shape or no num_classes")
         model = build_model(settings, data["shape"], data["num_classes"], form)
+    class_names = tuple(data.get("class_names", ()))
     if form is not None:
-        return load_text_run(directory, settings, model, step)
+        return load_text_run(directory, settings, model, class_names, step)
     shapes = jax.eval_shape(model.algorithm.init, jax.random.key(0))
     like = {
         "step": shapes.step,
@@ -325,5 +314,4 @@ def load(run: str | os.PathLike, step: int | None = None) -> Trained | TrainedTe
         hyperparameters=loaded["hyperparameters"],
         running={},
     )
-    class_names = tuple(data.get("class_names", ()))
     return Trained(settings, model, int(metadata["step"]), class_names, state)

@@ -16,6 +16,7 @@ from ganjax.data import TextForm
 from ganjax.data.tokenizers import Symbols
 from ganjax.experiment import Model
 from ganjax.generation import Sampling
+from ganjax.players import labels_in_turn
 from ganjax.run import RunDirectory
 from ganjax.text_gan import language_variables
 from ganjax.types import InputError, Key, Player, TrainState
@@ -35,12 +36,14 @@ class TrainedText:
     Attributes:
       config: the configuration of the run.
       model: networks, form of the text.
+      class_names: of the data, may be empty.
       step: of the checkpoint.
       state: a `TrainState` with the generator and its average, and nothing else.
     """
 
     config: Config
     model: Model
+    class_names: tuple[str, ...]
     step: int
     state: TrainState
 
@@ -55,6 +58,7 @@ class TrainedText:
         num: int = 1,
         *,
         key: Key,
+        labels: Any = None,
         max_new_tokens: int | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
         ema: bool = True,
@@ -65,6 +69,7 @@ class TrainedText:
           prompt: with which each begins.
           num: how many.
           key: random key.
+          labels: classes of a conditional model, by number or name; by default each in turn.
           max_new_tokens: of each; by default 500 of a running text, and a whole line of lines.
           sampling: how tokens are chosen.
           ema: whether to use the running average where there is one.
@@ -73,11 +78,12 @@ class TrainedText:
           The texts, each with its prompt.
 
         Raises:
-          InputError: the prompt has a symbol that the model does not know, or a number is out of
-            its range.
+          InputError: the prompt has a symbol that the model does not know, a number is out of its
+            range, or there is no such class.
         """
         if num < 1:
             raise InputError(f"the number of texts has to be 1 or more, got {num}")
+        labels = self.check_labels(labels, num)
         if self.model.language is None:
             self._refuse(prompt, max_new_tokens, sampling)
             tokens = self.model.algorithm.sample(self.state, key, num, ema=ema)
@@ -89,6 +95,7 @@ class TrainedText:
             np.tile(first, (num, 1)),
             self._count(max_new_tokens, given),
             key=key,
+            labels=labels,
             sampling=sampling,
             stop_token=self.form.stop_token,
             pad_token=self.form.pad_token or 0,
@@ -102,14 +109,16 @@ class TrainedText:
         prompt: str = "",
         *,
         key: Key,
+        label: int | str | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 it is frozen
         ema: bool = True,
     ) -> Iterator[str]:
         """Yield the pieces of one text as they are written; together what `write` returns of one.
 
-        The arguments are those of `write`.
+        The arguments are those of `write`, of which it has one label.
         """
+        labels = self.check_labels(None if label is None else [label], 1)
         if self.model.language is None:
             given = {"max_new_tokens": max_new_tokens, "sampling": sampling, "ema": ema}
             yield self.write(prompt, key=key, **given)[0]
@@ -123,6 +132,7 @@ class TrainedText:
             "max_new_tokens": count,
             "stop_token": self.form.stop_token,
             "pad_token": self.form.pad_token or 0,
+            "labels": labels,
         }
         penalty = sampling.repetition_penalty is not None
         writing = _begin(
@@ -135,6 +145,7 @@ class TrainedText:
             known=len(first),
             vocab_size=self.form.vocab_size if penalty else None,
             pad_token=settings["pad_token"],
+            labels=labels,
         )
         shown = ""
         for until in range(len(first), length + _CHUNK, _CHUNK):
@@ -156,6 +167,7 @@ class TrainedText:
         num_beams: int = 5,
         num_return: int = 1,
         *,
+        label: int | str | None = None,
         max_new_tokens: int | None = None,
         ema: bool = True,
     ) -> list[tuple[str, float]]:
@@ -165,6 +177,7 @@ class TrainedText:
           prompt: with which each begins.
           num_beams: continuations that are followed at a time.
           num_return: how many to return.
+          label: the class, for a conditional model; by default the first.
           max_new_tokens: of each; by default as many as the model sees at once.
           ema: whether to use the running average where there is one.
 
@@ -187,6 +200,7 @@ class TrainedText:
             count,
             num_beams=num_beams,
             num_return=num_return,
+            labels=self.check_labels(None if label is None else [label], 1),
             stop_token=self.form.stop_token,
             pad_token=self.form.pad_token or 0,
         )
@@ -194,11 +208,19 @@ class TrainedText:
         texts = [self._as_typed(self.form.decode(row), prompt) for row in rows]
         return list(zip(texts, np.asarray(scores)[0].tolist(), strict=True))
 
-    def log_likelihood(self, text: str, *, ema: bool = True) -> float:
+    def log_likelihood(
+        self, text: str, *, label: int | str | None = None, ema: bool = True
+    ) -> float:
         """Return the log-probability of a text, in nats, and for lines that of its end as well.
 
+        Args:
+          text: what to judge.
+          label: its class, for a conditional model.
+          ema: whether to use the running average where there is one.
+
         Raises:
-          InputError: the model cannot take the text, or a running text is empty.
+          InputError: the model cannot take the text, a running text is empty, or the class is
+            missing or does not exist.
         """
         if self.model.language is None:
             raise InputError(f"{type(self.config.model.network).__name__} has no likelihood")
@@ -211,13 +233,25 @@ class TrainedText:
         context = self.model.language.context
         if context is not None and len(tokens) > context:
             raise InputError(f"the text has {len(tokens)} tokens, the model looks at {context}")
+        if label is None and self.model.num_classes:
+            raise InputError("this model judges a text as one of a class: give a label")
+        labels = self.check_labels(None if label is None else [label], 1)
         found, _ = log_probabilities(
             self.model.language,
             language_variables(self.state, ema),
             jnp.asarray(tokens)[None],
+            labels,
             start_token=form.start_token,
         )
         return float(jnp.sum(found))
+
+    def check_labels(self, labels: Any, num: int) -> np.ndarray | None:
+        """Return labels (num,) int32: see `ganjax.players.labels_in_turn`."""
+        return labels_in_turn(labels, num, self.model.num_classes, self.class_names)
+
+    def name_of(self, label: int) -> str:
+        """Return what a class is called: its number where it has no name."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def _count(self, asked: int | None, given: int) -> int:
         if asked is not None and asked < 1:
@@ -265,7 +299,11 @@ class TrainedText:
 
 
 def load_text_run(
-    directory: RunDirectory, settings: Config, model: Model, step: int | None
+    directory: RunDirectory,
+    settings: Config,
+    model: Model,
+    class_names: tuple[str, ...],
+    step: int | None,
 ) -> TrainedText:
     """Read the generator of a run of text, of whichever phase its checkpoint is."""
     if model.language is None:
@@ -273,8 +311,9 @@ def load_text_run(
         generator, average = shapes.players["generator"], shapes.ema
         variables = {"params": generator.params, "variables": generator.variables}
     else:
+        labels = jnp.zeros(1, jnp.int32) if model.num_classes else None
         params = jax.eval_shape(
-            model.language.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+            model.language.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32), labels
         )["params"]
         variables: dict[str, Any] = {"params": params}
         averaged = settings.model.ema_half_life_images is not None
@@ -292,4 +331,4 @@ def load_text_run(
         hyperparameters={},
         running={},
     )
-    return TrainedText(settings, model, int(metadata["step"]), state)
+    return TrainedText(settings, model, class_names, int(metadata["step"]), state)

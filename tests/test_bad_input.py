@@ -367,9 +367,15 @@ def test_fine_tuning_from_other_networks(refused, ring_run, ring_file, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["sample", "run", "--labels", "10"], "labels have to lie between 0 and 9, got [10]"),
-        (["interpolate", "run", "--labels", "-1"], "labels have to lie between 0 and 9, got [-1]"),
-        (["sample", "run", "--labels", "a,b"], "--labels are numbers such as 0,1,2; got 'a,b'"),
+        (
+            ["sample", "run", "--labels", "10"],
+            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got 10",
+        ),
+        (
+            ["interpolate", "run", "--labels", "-1"],
+            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got -1",
+        ),
+        (["sample", "run", "--labels", "a,b"], "Dress, Coat, ...; got 'a'"),
         (["sample", "run", "--num", "0"], "--num has to be 1 or more, got 0"),
         (["sample", "run", "--columns", "0"], "--columns has to be 1 or more, got 0"),
         (["sample", "run", "--truncation", "0"], "truncation has to be positive, got 0.0"),

@@ -260,13 +260,75 @@ def test_a_prompt_is_shown_as_it_was_typed(words, prompt, shown):
     symbols = (UNKNOWN, "the", "cat") if words else (UNKNOWN, "t", "c")
     form = TextForm(6, 9, False, 1, 2, 0, Symbols(symbols, words, 3))
     settings = Config(model=GPT_MODEL)
-    model = build_text.build_model(settings, form)
+    model = build_text.build_model(settings, form, 0)
     state = jax.jit(model.algorithm.init)(jax.random.key(0))
-    trained = TrainedText(settings, model, 0, state)
+    trained = TrainedText(settings, model, (), 0, state)
     asked = {"key": jax.random.key(0), "max_new_tokens": 4, "sampling": GREEDY}
     (text,) = trained.write(prompt, **asked)
     assert text.startswith(shown)
     assert "".join(trained.stream(prompt, **asked)) == text
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory, quick_compilation):
+    """Return a run of lines of two classes, which share no word."""
+    folder = tmp_path_factory.mktemp("classes")
+    (folder / "animals.txt").write_text("the cat sees .\nthe dog sees .\n" * 40)
+    (folder / "things.txt").write_text("a stone falls\na lamp falls\n" * 40)
+    network = LSTM("gru", 1, 8, 8)
+    settings = settings_of(folder, LanguageModel(network, True, ADAM), steps=200)
+    often = dataclasses.replace(settings.train, log_every_steps=40, checkpoint_every_steps=200)
+    return train.train(dataclasses.replace(settings, train=often), str(folder / "run"))
+
+
+WORDS = {"animals": {"the", "cat", "dog", "sees", "."}, "things": {"a", "stone", "lamp", "falls"}}
+
+
+def test_texts_of_a_class(classes):
+    trained = ganjax.load(str(classes.run))
+    assert trained.class_names == ("animals", "things")
+    key, usual = jax.random.key(0), {"sampling": Sampling(top_p=0.9)}
+    for labels, names in (
+        (None, ["animals", "things"]),
+        (["things"], ["things"]),
+        ([1, 1, 0], ["things", "things", "animals"]),
+    ):
+        for index, text in enumerate(trained.write(num=12, key=key, labels=labels, **usual)):
+            assert set(text.split()) <= WORDS[names[index % len(names)]]
+    assert "".join(trained.stream(key=key, label="things", **usual)).split()[0] == "a"
+    ((text, _),) = trained.beam_search(label=1)
+    assert text.split()[0] == "a"
+    # A class that tells half of all choices: far more than one of two.
+    right, wrong = (trained.log_likelihood("a lamp falls", label=n) for n in ("things", "animals"))
+    assert right - wrong > 3
+    with pytest.raises(InputError, match="judges a text as one of a class: give a label"):
+        trained.log_likelihood("a lamp falls")
+    with pytest.raises(InputError, match=r"between 0 and 1, or be a name: animals, things; got 2"):
+        trained.write(key=key, labels=[2])
+    # log(2) / 4 of one that knows the class.
+    assert classes.figures["cross_entropy"].value < 0.4
+
+
+def test_commands_know_classes(classes, capsys, tmp_path):
+    text = (classes.run.path / "samples" / "0000200.txt").read_text()
+    assert [line.split("\t")[0] for line in text.splitlines()] == ["animals", "things"] * 32
+    assert run_cli("sample", classes.run, "--num", 3, "--top-p", 0.9) == 0
+    lines = capsys.readouterr().out.splitlines()[::2]
+    assert [line.partition("\t")[0] for line in lines] == ["animals", "things", "animals"]
+    for line in lines:
+        name, _, words = line.partition("\t")
+        assert set(words.split()) <= WORDS[name]
+    path = tmp_path / "a.txt"
+    given = ["--labels", "things,0", "--num", 2, "--top-p", 0.9, "--out", path]
+    assert run_cli("sample", classes.run, *given) == 0
+    assert [line[:8] for line in path.read_text().splitlines()] == ["things\ta", "animals\t"]
+    assert run_cli("sample", classes.run, "--labels", "things", "--num-beams", 2) == 0
+    assert run_cli("evaluate", classes.run, "--num-samples", 20) == 0
+    capsys.readouterr()
+    assert run_cli("sample", classes.run, "--labels", "0,1", "--num", 2, "--num-beams", 2) == 2
+    assert "searches within one class: give --labels one" in capsys.readouterr().err
+    assert run_cli("sample", classes.run, "--labels", "trees") == 2
+    assert "or be a name: animals, things; got 'trees'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -310,7 +372,9 @@ def test_bits_per_character_need_characters(lines_file, tmp_path, quick_compilat
 def test_a_run_of_an_oracle(tmp_path, quick_compilation):
     settings = settings_of("oracle", LanguageModel(SeqGAN(4, 4), optimizer=ADAM), steps=2)
     result = train.train(settings, str(tmp_path / "run"))
-    assert set(result.figures) == {"cross_entropy", "perplexity", "nll_oracle"}
+    assert set(result.figures) == {"cross_entropy", "perplexity", "nll_oracle", "nll_generator"}
+    figures = result.figures
+    assert figures["nll_generator"].value == figures["cross_entropy"].value
     assert "oracle 0, length 6" in str(result.figures["nll_oracle"])
     assert 7.0 < result.figures["nll_oracle"].value < 20.0  # log(5000) is 8.5
     trained = ganjax.load(str(result.run))
@@ -359,7 +423,8 @@ def changed(settings, **fields):
         ("wgan_gp", {"estimator": "policy_gradient", "penalties": {}}, "is no language model"),
         ("gumbel", {"network": GPT()}, "GPT has no discriminator"),
         ("gpt", {"network": ConvText()}, "ConvText is no language model"),
-        ("gpt", {"conditional": True}, "model.conditional needs labels"),
+        ("gpt", {"conditional": True}, "lines.txt is one text, without classes"),
+        ("gumbel", {"conditional": True}, "model.conditional is for a LanguageModel"),
         ("gpt", {"network": GPT(context=3)}, "context is 3, but the sequences have 6"),
         ("gpt", {"network": GPT(width=9)}, "does not divide into 4 heads"),
         ("gru", {"network": LSTM("rnn")}, "model.network.cell has to be one of"),

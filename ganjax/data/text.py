@@ -5,12 +5,12 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ganjax.data import tokenizers
-from ganjax.data.dataset import Dataset, fingerprint
+from ganjax.data.dataset import Dataset, check_labels, fingerprint
 from ganjax.data.oracle import Oracle
 from ganjax.data.tokenizers import SPECIAL, Symbols, Tokenizer, UnknownSymbolError, build_tokenizer
 from ganjax.files import opened, read_at_most, reading
@@ -28,6 +28,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_ENDINGS = (".txt", ".txt.gz")
 # The places of the special tokens of lines.
 PAD_TOKEN, START_TOKEN, END_TOKEN = 0, 1, 2
 # Sequences of an oracle to train on, as SeqGAN has them.
@@ -104,7 +105,7 @@ class TextForm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextDataset(Dataset):
-    """A data set of sequences `"tokens"`, unsigned integers.
+    """A data set of sequences `"tokens"`, unsigned integers, and maybe their classes `"label"`.
 
     Attributes:
       form: what they are.
@@ -128,6 +129,8 @@ def load_text(
     data_dir: str | None = None,
     tokenizer: Tokenizer | None = None,
     oracle_seed: int = 0,
+    labels: bool = False,
+    feature: str | None = None,
 ) -> tuple[TextDataset, TextDataset | None]:
     """Load a text, and split a held-out part off.
 
@@ -148,13 +151,16 @@ def load_text(
       data_dir: where tensorflow-datasets keeps its data.
       tokenizer: use this one, such as that of a trained model; of lines with special tokens.
       oracle_seed: of the oracle's weights and sequences.
+      labels: read the class of each line as well: of a folder the name of its file, or of the
+        folder in it that holds its file; of TFDS the feature "label", or the only class label.
+      feature: of TFDS, which text to read; by default "text", or the only one.
 
     Returns:
       The training part, and the held-out part or None.
 
     Raises:
       InputError: the source is not there, empty or broken, is not UTF-8, or has lines that are too
-        long: the message names file and line.
+        long: the message names file and line; or it has no classes.
 
     >>> train, held_out = load_text("tiny_shakespeare", length=64)
     >>> train.form.vocab_size, train.features["tokens"][0], held_out.num_examples
@@ -166,9 +172,18 @@ def load_text(
         raise InputError(f"data.held_out has to be 0 or more, got {held_out}")
     if long_lines not in ("refuse", "cut", "drop"):
         raise InputError(f"data.text.long_lines is {long_lines!r}, expected refuse, cut or drop")
+    if labels and (source == "oracle" or not lines):
+        raise InputError(
+            "classes are of lines: set data.text.lines, or model.conditional to False."
+            if source != "oracle"
+            else "an oracle's sequences have no classes: set model.conditional to False."
+        )
     if source == "oracle":
         return _oracle(oracle_seed, length, held_out)
-    name, files = _read(source, split, data_dir)
+    if feature is not None and not source.startswith("tfds:"):
+        raise InputError(f"data.text.feature is for tfds:NAME, and {source} is another source.")
+    content = _read(source, split, data_dir, labels, feature)
+    name, files = content.name, content.files
     if not any(text.strip() for _, text in files):
         raise InputError(f"{name} holds no text: point data.source to one that does.")
     special = len(SPECIAL) if lines else 0
@@ -179,12 +194,12 @@ def load_text(
         tokenizer = build_tokenizer(tokens, texts, vocab_size, special)
     if lines and tokenizer.special < special:
         raise InputError("the tokenizer of lines needs tokens for padding, start and end in front")
-    make = _lines if lines else _windows
-    return make(name, split, files, tokenizer, length, held_out, long_lines)
+    if lines:
+        return _lines(content, split, tokenizer, length, held_out, long_lines)
+    return _windows(name, split, files, tokenizer, length, held_out)
 
 
-def _windows(name, split, files, tokenizer, length, held_out, long_lines):
-    del long_lines
+def _windows(name, split, files, tokenizer, length, held_out):
     parts = [_encode(tokenizer, text, path) for path, text in files]
     stream = np.concatenate(parts)
     stream = stream.astype(np.min_scalar_type(max(tokenizer.vocab_size - 1, 1)))
@@ -237,9 +252,9 @@ def _newline(tokenizer: Tokenizer, stream: np.ndarray) -> int:
     return int(found[0]) if len(found) == 1 else int(stream[0])
 
 
-def _lines(name, split, files, tokenizer, length, held_out, long_lines):
-    rows, characters = [], []
-    for path, text in files:
+def _lines(content, split, tokenizer, length, held_out, long_lines):
+    name, rows, characters, classes = content.name, [], [], []
+    for index, (path, text) in enumerate(content.files):
         for number, line in _numbered(text):
             indent, line = len(line) - len(line.lstrip()), line.strip()
             found = whole = _encode(tokenizer, line, path, number, indent)
@@ -257,6 +272,8 @@ def _lines(name, split, files, tokenizer, length, held_out, long_lines):
             row[: len(found)] = found
             row[len(found)] = END_TOKEN
             rows.append(row)
+            if content.labels is not None:
+                classes.append(content.labels[index][number - 1])
             characters.append(round(len(line) * len(found) / max(len(whole), 1)) + 1)
     if not rows:
         raise InputError(f"{name} has no line of up to {length} tokens: raise data.text.length.")
@@ -265,10 +282,24 @@ def _lines(name, split, files, tokenizer, length, held_out, long_lines):
         tokenizer.vocab_size, length, False, START_TOKEN, END_TOKEN, PAD_TOKEN, tokenizer
     )
     dataset = _dataset(name, split, array, fingerprint(array), form, 0)
+    if content.labels is not None:
+        dataset = _labelled(dataset, np.array(classes), content.class_names)
     # For a moment, so that they are split, too.
     dataset.arrays["characters"] = np.array(characters)
     train, kept = dataset.hold_out(held_out)
     return _counted(train), None if kept is None else _counted(kept)
+
+
+def _labelled(dataset: TextDataset, label: np.ndarray, class_names: tuple[str, ...]):
+    label, num_classes = check_labels(dataset.name, label, len(label), len(class_names))
+    return dataclasses.replace(
+        dataset,
+        features={**dataset.features, "label": ((), label.dtype)},
+        arrays={**dataset.arrays, "label": label},
+        num_classes=num_classes,
+        class_names=class_names,
+        fingerprint=fingerprint(dataset.fingerprint, label),
+    )
 
 
 def _counted(dataset: TextDataset) -> TextDataset:
@@ -315,18 +346,46 @@ def _encode(
         raise InputError(f"{path}, line {line}: {there}") from error
 
 
-def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tuple[str, str]]]:
-    """Return what the data is called, and (path, text) of each file."""
-    if source in TEXTS:
+class _Content(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+      name: what people call it.
+      files: (path, text) of each.
+      labels: of each file the class of each of its lines, or None.
+      class_names: one name a class.
+    """
+
+    name: str
+    files: list[tuple[str, str]]
+    labels: list[np.ndarray] | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def _read(
+    source: str, split: str, data_dir: str | None, labels: bool, feature: str | None
+) -> _Content:
+    if source in TEXTS and not labels:
         path = _BUILTIN / TEXTS[source]
-        return f"{source} (built in)", [(source, _text(path))]
+        return _Content(f"{source} (built in)", [(source, _text(path))])
     if source.startswith("tfds:"):
         from ganjax.data.tfds import texts
 
-        found = texts(source.removeprefix("tfds:"), split=split, data_dir=data_dir)
-        return source, [(source, "\n".join(found) + "\n")]
+        found, label, class_names = texts(
+            source.removeprefix("tfds:"),
+            split=split,
+            data_dir=data_dir,
+            feature=feature,
+            labels=labels,
+        )
+        files = [(source, "\n".join(found) + "\n")]
+        if label is None:
+            return _Content(source, files)
+        # A text may have several lines.
+        per_line = np.repeat(label, [text.count("\n") + 1 for text in found])
+        return _Content(source, files, [per_line], class_names)
     path = Path(os.path.expanduser(source))
-    if not os.path.exists(path):
+    if source not in TEXTS and not os.path.exists(path):
         known = ", ".join(TEXTS)
         raise InputError(
             f"there is no text {source[:200]!r}: built in is {known}; others are oracle, "
@@ -347,15 +406,41 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[str, list[tupl
                 f"{path} has no text to train on, only other splits: name a file train.txt, or set "
                 "data.split."
             )
-        return str(path), [(str(p), _text(p)) for p in files]
+        texts = [(str(p), _text(p)) for p in files]
+        if not labels:
+            return _Content(str(path), texts)
+        within = path / split if (path / split).is_dir() else path
+        classes = [(p.name if p.parent == within else p.parent.name) for p in files]
+        classes = [name.removesuffix(".gz").removesuffix(".txt") for name in classes]
+        class_names, label = np.unique(classes, return_inverse=True)
+        if len(class_names) > 1:
+            pairs = zip(label, texts, strict=True)
+            per_line = [np.full(text.count("\n") + 1, number) for number, (_, text) in pairs]
+            return _Content(str(path), texts, per_line, tuple(map(str, class_names)))
+    if labels:
+        raise InputError(
+            f"{path} is one text, without classes: point data.source to a folder with a .txt of "
+            "each class, named after it, or set model.conditional to False."
+        )
     if split != "train":
         raise InputError(f"{path} has no split {split!r}: leave data.split out.")
-    return str(path), [(str(path), _text(path))]
+    return _Content(str(path), [(str(path), _text(path))])
 
 
 def _texts_in(folder: Path) -> list[Path]:
+    """Return the texts in a folder, or where there are none those in the folders in it."""
     with reading(str(folder)):
-        return sorted(p for p in folder.iterdir() if p.name.endswith((".txt", ".txt.gz")))
+        entries = sorted(folder.iterdir())
+        found = [p for p in entries if p.name.endswith(_ENDINGS)]
+        if found:
+            return found
+        return [
+            p
+            for inner in entries
+            if inner.is_dir() and inner.name not in ("train", *OTHER_SPLITS)
+            for p in sorted(inner.iterdir())
+            if p.name.endswith(_ENDINGS)
+        ]
 
 
 def _text(path: Path) -> str:

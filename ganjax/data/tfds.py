@@ -78,10 +78,25 @@ def from_tfds(
     )
 
 
-def texts(name: str, *, split: str, data_dir: str | None) -> list[str]:
+def texts(
+    name: str,
+    *,
+    split: str,
+    data_dir: str | None,
+    feature: str | None = None,
+    labels: bool = False,
+) -> tuple[list[str], np.ndarray | None, tuple[str, ...]]:
     """Read the texts of a split that TFDS has prepared as array_record.
 
-    They are those under "text", or the only feature that is a text.
+    Args:
+      name: as in `from_tfds`.
+      split: as in `from_tfds`.
+      data_dir: as in `from_tfds`.
+      feature: which text; by default the one called "text", or the only one.
+      labels: whether to read those under "label", or of the only class label, too.
+
+    Returns:
+      The texts, their labels (N,) or None, and the names of the classes.
 
     Raises:
       InputError: as for `from_tfds`.
@@ -95,20 +110,38 @@ def texts(name: str, *, split: str, data_dir: str | None) -> list[str]:
             f"tfds:{name} has the features {', '.join(sorted(features))}, expected one of text: "
             "choose another data set."
         )
-    if "text" not in known and len(known) > 1:
+    usual = "text" if "text" in known else known[0] if len(known) == 1 else None
+    key = feature or usual
+    if key not in known:
+        there = "" if feature is None else f", and no text {feature!r}"
         raise InputError(
-            f"tfds:{name} has the texts {', '.join(sorted(known))}, expected one, or one that is "
-            "called 'text': write the one you mean to a .txt, and point data.source to it."
+            f"tfds:{name} has the texts {', '.join(sorted(known))}{there}: set data.text.feature "
+            "to one of them."
         )
-    key = "text" if "text" in known else known[0]
+    label_key = _label_key(features) if labels else None
+    if labels and label_key is None:
+        raise InputError(
+            f"tfds:{name} has no class label of its own: set model.conditional to False, or choose "
+            "another data set."
+        )
     try:
         source = builder.as_data_source(split, file_format="array_record")
     except ValueError as error:
         raise InputError(f"tfds:{name} cannot give the split {split!r} ({error})") from error
+    found, label = [], []
     try:
-        return [source[i][key].decode() for i in range(len(source))]
+        for index in range(len(source)):
+            record = source[index]
+            found.append(record[key].decode())
+            if label_key is not None:
+                label.append(record[label_key])
     except UnicodeDecodeError as error:
         raise InputError(f"tfds:{name} holds a text that is not UTF-8 ({error}).") from error
+    if label_key is None:
+        return found, None, ()
+    class_names = tuple(features[label_key].names)
+    label, _ = check_labels(f"tfds:{name}", np.array(label), len(found), len(class_names))
+    return found, label, class_names
 
 
 def _prepared(name: str, data_dir: str | None) -> Any:
@@ -129,14 +162,19 @@ def _feature_keys(title: str, features: Any) -> tuple[str, str | None]:
         for key, feature in features.items()
         if isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
     ]
-    labels = [k for k, v in features.items() if isinstance(v, tfds.features.ClassLabel)]
     if "image" not in images and len(images) != 1:
         raise InputError(
             f"{title} has the features {', '.join(sorted(features))}, expected one of 8-bit "
             "images, or one that is called 'image': choose another data set."
         )
-    label = "label" if "label" in labels else labels[0] if len(labels) == 1 else None
-    return "image" if "image" in images else images[0], label
+    return "image" if "image" in images else images[0], _label_key(features)
+
+
+def _label_key(features: Any) -> str | None:
+    """Return the name of the labels, or None where there are none, or several."""
+    kind = import_tfds().features.ClassLabel
+    labels = [key for key, feature in features.items() if isinstance(feature, kind)]
+    return "label" if "label" in labels else labels[0] if len(labels) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)

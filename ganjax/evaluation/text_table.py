@@ -89,6 +89,9 @@ TEXT_METRICS: dict[str, TextMetric] = {
         lambda samples: [samples.oracle.negative_log_likelihood(samples.tokens)],
         ("oracle",),
     ),
+    "nll_generator": TextMetric(
+        {"nll_generator": "NLL-generator"}, _nll, ("likelihood", "oracle"), of_samples=False
+    ),
     "bleu": TextMetric({f"bleu_{n}": f"BLEU-{n}" for n in _BLEU_LENGTHS}, _bleu, ("references",)),
     "self_bleu": TextMetric(
         {f"self_bleu_{n}": f"self-BLEU-{n}" for n in _BLEU_LENGTHS}, _self_bleu

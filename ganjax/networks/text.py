@@ -36,14 +36,17 @@ class SeqGAN:
     """Share of the discriminator's features that are dropped while training."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V)."""
-        del num_classes
+        """Return both networks for sequences of shape (length, V); classes are the generator's."""
         require_float32(dtype)
         length, vocab_size = shape
         filters = tuple(f for f in self.filters if f[0] <= length)
         return {
             "generator": Recurrent(
-                vocab_size, (LSTMCell(self.width),), self.embedding_dim, self.stddev
+                vocab_size,
+                (LSTMCell(self.width),),
+                self.embedding_dim,
+                self.stddev,
+                num_classes=num_classes,
             ),
             "discriminator": ConvDiscriminator(
                 vocab_size, filters, self.discriminator_embedding_dim, dropout=self.dropout
@@ -75,12 +78,11 @@ class RelGAN:
     """Share of the discriminator's features that are dropped while training."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V)."""
-        del num_classes
+        """Return both networks for sequences of shape (length, V); classes are the generator's."""
         require_float32(dtype)
         cell = RelationalMemoryCell(self.slots, self.heads, self.head_dim)
         return {
-            "generator": Recurrent(shape[1], (cell,), self.embedding_dim),
+            "generator": Recurrent(shape[1], (cell,), self.embedding_dim, num_classes=num_classes),
             "discriminator": ConvDiscriminator(
                 shape[1],
                 self.filters,
@@ -106,11 +108,12 @@ class LSTMPair:
     """Numbers that stand for a token in the discriminator."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V)."""
-        del num_classes
+        """Return both networks for sequences of shape (length, V); classes are the generator's."""
         require_float32(dtype)
         return {
-            "generator": Recurrent(shape[1], (LSTMCell(self.width),), self.embedding_dim),
+            "generator": Recurrent(
+                shape[1], (LSTMCell(self.width),), self.embedding_dim, num_classes=num_classes
+            ),
             "discriminator": RecurrentDiscriminator(
                 shape[1], LSTMCell(self.discriminator_width), self.discriminator_embedding_dim
             ),

@@ -452,3 +452,55 @@ def test_real_news_of_a_stream_of_words(real_data):
     assert train.form.vocab_size == 2000
     first = train.form.decode(train.arrays["tokens"][0])
     assert first.startswith("= ")
+
+
+@pytest.mark.parametrize(
+    "names", [("cats.txt", "dogs.txt.gz"), ("train/cats.txt", "train/dogs.txt", "test/dogs.txt")]
+)
+def test_files_are_classes(tmp_path, names):
+    for name in names:
+        word = "dog" if "dogs" in name else "cat"
+        write(tmp_path / name, "".join(f"{word} {i}\n\n" for i in range(9)) + f"a {word} too long")
+    options = {"length": 7, "lines": True, "long_lines": "drop"}
+    train, held_out = load_text(str(tmp_path), labels=True, held_out=5, **options)
+    assert train.class_names == held_out.class_names == ("cats", "dogs")
+    assert train.features["label"][0] == ()
+    assert train.num_classes == 2
+    assert (train.num_examples, held_out.num_examples) == (13, 5)
+    for part in (train, held_out):
+        rows = part.batch(np.arange(part.num_examples))
+        for row, label in zip(rows["tokens"], rows["label"], strict=True):
+            assert part.form.decode(row)[:3] == ("cat", "dog")[label]
+    plain, _ = load_text(str(tmp_path), held_out=5, **options)
+    assert "label" not in plain.features
+    assert plain.fingerprint != train.fingerprint
+
+
+@pytest.mark.parametrize("wrapper", ["", "train/"])
+def test_folders_are_classes(tmp_path, wrapper):
+    for name in ("pos/0_9.txt", "pos/1_7.txt", "neg/0_1.txt"):
+        path = tmp_path / (wrapper + name)
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(f"it was {name[:3]}")
+    options = {"length": 20, "lines": True, "held_out": 0}
+    dataset, _ = load_text(str(tmp_path), labels=True, **options)
+    found = dict(zip(read_back(dataset), dataset.arrays["label"].tolist(), strict=True))
+    assert (found, dataset.class_names) == ({"it was neg": 0, "it was pos": 1}, ("neg", "pos"))
+    assert dataset.num_examples == load_text(str(tmp_path), **options)[0].num_examples == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("a.txt", {"lines": True}, "a.txt is one text, without classes: point data.source to a fo"),
+        (".", {"lines": True}, "is one text, without classes"),
+        ("tiny_shakespeare", {"lines": True}, "tiny_shakespeare is one text, without classes"),
+        ("a.txt", {}, "classes are of lines: set data.text.lines, or model.conditional to False"),
+        ("oracle", {}, "an oracle's sequences have no classes: set model.conditional to False"),
+    ],
+)
+def test_texts_without_classes(tmp_path, monkeypatch, source, options, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.txt", "a line")
+    with pytest.raises(InputError, match=message):
+        load_text(source, labels=True, **options)

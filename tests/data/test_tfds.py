@@ -291,10 +291,35 @@ def test_texts_make_one_stream(write_texts):
     assert dataset.form.decode(dataset.arrays["tokens"][0]) == "one\none\n"
 
 
+def test_texts_of_a_chosen_feature_and_their_classes(write_texts):
+    records = [{"title": f"t{i}", "body": f"body {i}\nmore", "label": i % 3} for i in range(6)]
+    data_dir = write_texts(*records, features=("title", "body", "label"))
+    options = {"data_dir": data_dir, "length": 12, "lines": True, "held_out": 0, "labels": True}
+    dataset, _ = load_text("tfds:notes", feature="body", **options)
+    assert dataset.num_classes == len(dataset.class_names) >= 3
+    batch = dataset.batch(np.arange(12))
+    found = [dataset.form.decode(row) for row in batch["tokens"]]
+    assert sorted(zip(found, batch["label"].tolist(), strict=True)) == sorted(
+        (line, i % 3) for i in range(6) for line in (f"body {i}", "more")
+    )
+    titles, _ = load_text("tfds:notes", feature="title", **options)
+    assert titles.num_examples == 6
+    with pytest.raises(InputError, match=r"body, title, and no text 'label': set data\.text"):
+        load_text("tfds:notes", feature="label", **options)
+    with pytest.raises(InputError, match="is for tfds:NAME, and tiny_shakespeare is another"):
+        load_text("tiny_shakespeare", feature="text")
+
+
+def test_texts_without_classes(write_texts):
+    data_dir = write_texts({"text": "one"}, features=("text",))
+    with pytest.raises(InputError, match="tfds:notes has no class label of its own"):
+        load_text("tfds:notes", data_dir=data_dir, lines=True, labels=True)
+
+
 @pytest.mark.parametrize(
     ("features", "record", "message"),
     [
-        (("one", "two"), {"one": "a", "two": "b"}, "texts one, two, expected one, .* to a .txt"),
+        (("one", "two"), {"one": "a", "two": "b"}, "one, two: set data.text.feature to one"),
         (("label",), {"label": 1}, "features label, expected one of text"),
         (("text",), {"text": b"caf\xe9"}, "holds a text that is not UTF-8"),
         (("text",), {"text": " "}, "tfds:notes holds no text"),
