@@ -72,12 +72,9 @@ def check_numbers(options: Any, **least: int) -> None:
         raise InputError(f"truncation has to be positive, got {truncation}")
 
 
-def parse_labels(text: str | None) -> list[int | str] | None:
-    """Return the classes of --labels: numbers, and whatever else are names."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    return [int(part) if part.lstrip("-").isdecimal() else part for part in parts]
+def parse_labels(text: str | None) -> list[str] | None:
+    """Return the classes of --labels, names or numbers: which they are the model knows."""
+    return None if text is None else [part.strip() for part in text.split(",")]
 
 
 def parse_values(name: str, text: str) -> list[float]:

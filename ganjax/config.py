@@ -356,7 +356,7 @@ class Evaluation:
     """frechet_distance, classifier_score, kernel_distance, precision_recall, density_coverage,
     frechet_distance_at_infinity, intra_class_frechet_distance, stacked_modes; by default the first,
     and the second where the extractor knows classes. Of text: perplexity, bits_per_character,
-    nll_oracle, bleu, self_bleu, distinct; by default those that the data allows."""
+    nll_oracle, nll_generator, bleu, self_bleu, distinct; by default those that the data allows."""
     extractor: str = "auto"
     """The network that judges: auto (the shipped classifier for this size, else pixels),
     fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the

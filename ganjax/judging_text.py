@@ -87,7 +87,8 @@ class TextJudge:
         """Return what a state writes: (count, length) tokens, of every class in turn."""
         model, form, parts = self._model, self._form, []
         length = length or form.length
-        labels = players.default_labels(None, count, model.num_classes)
+        whole = -(-count // _PART) * _PART
+        labels = players.default_labels(None, whole, model.num_classes)
         for start in range(0, count, _PART):
             part_key, size = jax.random.fold_in(key, start), min(_PART, count)
             if model.language is None:
@@ -278,6 +279,10 @@ class TextJudge:
                     long_lines="cut",
                     held_out=0,
                     split=self._settings.reference_split,
+                    data_dir=self._experiment.config.data.data_dir,
+                    feature=self._experiment.config.data.text.feature
+                    if name.startswith("tfds:")
+                    else None,
                 )
                 rows = found.batch(np.arange(found.num_examples))["tokens"]
                 texts = [found.form.decode(row) for row in rows]

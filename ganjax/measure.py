@@ -96,11 +96,17 @@ def evaluate(
     else:  # the run's own data need not be here
         experiment = Experiment(settings, trained.model, (), None, None)
     if isinstance(trained, TrainedText):
-        if experiment.model.text.to_json() != trained.form.to_json():
-            raise InputError(
-                f"the text of {directory} has changed: its vocabulary is not that of the run; "
-                "bring it back"
-            )
+        class_names = experiment.train.class_names if experiment.model.num_classes else ()
+        for what, own, now in (
+            ("vocabulary", trained.form.to_json(), experiment.model.text.to_json()),
+            ("number of classes", trained.model.num_classes, experiment.model.num_classes),
+            ("names of classes", trained.class_names, class_names),
+        ):
+            if own != now:
+                raise InputError(
+                    f"the text of {directory} has changed: its {what} is not that of the run; "
+                    "bring it back"
+                )
         if sampling is not None and trained.model.language is None:
             raise InputError(f"--temperature is for language models, and {directory} holds none")
         judge = TextJudge(experiment, sampling=sampling or Sampling())

@@ -1,6 +1,7 @@
 """What every algorithm does with a trained network: start it, update it, average it."""
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -339,7 +340,7 @@ def labels_in_turn(
     """Return classes (count,) int32: those given, again and again, or every class in turn.
 
     Args:
-      labels: numbers or names of classes, or None.
+      labels: classes by number or name, or None. What is both is a name.
       count: how many are needed.
       num_classes: 0 for a model without classes, for which there are none.
       class_names: one a class, may be empty.
@@ -355,17 +356,30 @@ def labels_in_turn(
     some = [*names[:5], "..."] if len(names) > 6 else names
     known = f", or be a name: {', '.join(some)}" if names else ""
     found = []
-    for label in np.atleast_1d(np.asarray(labels, object)).tolist() or [None]:
-        if isinstance(label, str) and label in names:
-            label = names.index(label)
-        whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
-        if not whole or not 0 <= label < num_classes:
-            got = "none" if label is None else repr(label)
+    if hasattr(labels, "dtype") or isinstance(labels, (int, str)):
+        labels = np.atleast_1d(labels).tolist()
+    for label in labels:
+        try:
+            number = names.index(label) if label in names else _number_of(label)
+        except (TypeError, ValueError):
+            number = -1
+        if not 0 <= number < num_classes:
             raise InputError(
-                f"labels have to lie between 0 and {num_classes - 1}{known}; got {got}"
+                f"labels have to lie between 0 and {num_classes - 1}{known}; got {label!r}"
             )
-        found.append(label)
+        found.append(number)
+    if not found:
+        raise InputError(f"labels have to lie between 0 and {num_classes - 1}{known}; got none")
     return np.resize(np.array(found, np.int32), count)
+
+
+def _number_of(label: Any) -> int:
+    """Return a class by its number, which may be written out; raise where it is something else."""
+    if isinstance(label, str):
+        return int(label)
+    if isinstance(label, bool):
+        raise TypeError
+    return operator.index(label)
 
 
 def unstack(batch: Batch, batches_per_step: int, num_classes: int) -> list[dict[str, Array]]:

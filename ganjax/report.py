@@ -164,9 +164,14 @@ def print_plan(experiment: Experiment) -> None:
     shape = "x".join(map(str, experiment.model.shape))
     if experiment.model.text is not None:
         shape = "{} tokens, {:,} different ones".format(*experiment.model.shape)
+    names = experiment.train.class_names
+    classes = f"{experiment.model.num_classes}"
+    if names:
+        classes += f": {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
     rows = [
         ("data", f"{experiment.train.name}, {experiment.train.num_examples:,} of {shape}"),
         ("held out", f"{held_out:,}"),
+        *([("classes", classes)] if experiment.model.num_classes else []),
         *facts(experiment.model, experiment.config.train.batch_size),
     ]
     _print_rows(rows)

@@ -21,7 +21,7 @@ class SampleOptions:
     """
 
     num: int | None = None
-    """How many samples; by default 64, of text 1."""
+    """How many samples; by default 64, of text 1, or one for each of --labels."""
     seed: int = 0
     """Of the latents, or of the choices of tokens."""
     prompt: str | None = None
@@ -136,18 +136,20 @@ def _sample_text(trained, run, options) -> int:
     from ganjax.generation import Sampling
 
     _refuse(options, _OF_IMAGES, f"is for images, and {run} writes text")
-    chosen = {name: getattr(options, name) for name in _OF_CHOICE}
-    sampling = Sampling(**{name: value for name, value in chosen.items() if value is not None})
+    choice = {name: getattr(options, name) for name in _OF_CHOICE}
+    sampling = Sampling(**{name: value for name, value in choice.items() if value is not None})
     sampling.check()
-    key, num, prompt = jax.random.key(options.seed), options.num or 1, options.prompt or ""
-    labels = trained.check_labels(parse_labels(options.labels), num)
+    chosen = parse_labels(options.labels)
+    key, prompt = jax.random.key(options.seed), options.prompt or ""
+    num = options.num or len(chosen or [0])
+    labels = trained.check_labels(chosen, num)
     common = {"max_new_tokens": options.tokens, "sampling": sampling, "ema": options.ema}
     if options.num_beams is not None:
         _refuse(options, _OF_CHOICE, "chooses tokens, and --num-beams chooses none")
         _refuse(options, ("out",), "is for samples, and --num-beams writes to the terminal")
         del common["sampling"]
         if labels is not None:
-            if len(set(labels.tolist())) > 1 and options.labels is not None:
+            if len(chosen or ()) != 1:
                 raise InputError("--num-beams searches within one class: give --labels one")
             common["label"] = int(labels[0])
         for text, score in trained.beam_search(prompt, options.num_beams, num, **common):
@@ -160,7 +162,7 @@ def _sample_text(trained, run, options) -> int:
                 print("-" * 40)
             if labels is not None:
                 common["label"] = int(labels[index])
-                print(trained.name_of(common["label"]), end="\t", flush=True)
+                print(_printable(trained.name_of(common["label"])), end="\t", flush=True)
             for piece in trained.stream(prompt, key=jax.random.fold_in(key, index), **common):
                 print(_printable(piece), end="", flush=True)
             print()

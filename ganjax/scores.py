@@ -22,8 +22,8 @@ class EvaluateOptions:
     metrics: tuple[str, ...] = ()
     """frechet_distance, classifier_score, kernel_distance, precision_recall, density_coverage,
     frechet_distance_at_infinity, intra_class_frechet_distance or stacked_modes; of text perplexity,
-    bits_per_character, nll_oracle, bleu, self_bleu or distinct; by default what the configuration
-    says."""
+    bits_per_character, nll_oracle, nll_generator, bleu, self_bleu or distinct; by default what the
+    configuration says."""
     extractor: str | None = None
     """The network that judges: auto (the shipped classifier for this size, else pixels),
     fashion-mnist, cifar10, stacked-fashion-mnist, pixels, inception-v3 (see `ganjax weights`), the

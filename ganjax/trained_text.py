@@ -36,15 +36,15 @@ class TrainedText:
     Attributes:
       config: the configuration of the run.
       model: networks, form of the text.
-      class_names: of the data, may be empty.
       step: of the checkpoint.
+      class_names: of the data, may be empty.
       state: a `TrainState` with the generator and its average, and nothing else.
     """
 
     config: Config
     model: Model
-    class_names: tuple[str, ...]
     step: int
+    class_names: tuple[str, ...]
     state: TrainState
 
     @property
@@ -331,4 +331,4 @@ def load_text_run(
         hyperparameters={},
         running={},
     )
-    return TrainedText(settings, model, class_names, int(metadata["step"]), state)
+    return TrainedText(settings, model, int(metadata["step"]), class_names, state)

@@ -369,11 +369,11 @@ def test_fine_tuning_from_other_networks(refused, ring_run, ring_file, tmp_path)
     [
         (
             ["sample", "run", "--labels", "10"],
-            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got 10",
+            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got '10'",
         ),
         (
             ["interpolate", "run", "--labels", "-1"],
-            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got -1",
+            "0 and 9, or be a name: T-shirt/top, Trouser, Pullover, Dress, Coat, ...; got '-1'",
         ),
         (["sample", "run", "--labels", "a,b"], "Dress, Coat, ...; got 'a'"),
         (["sample", "run", "--num", "0"], "--num has to be 1 or more, got 0"),

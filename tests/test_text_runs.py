@@ -262,7 +262,7 @@ def test_a_prompt_is_shown_as_it_was_typed(words, prompt, shown):
     settings = Config(model=GPT_MODEL)
     model = build_text.build_model(settings, form, 0)
     state = jax.jit(model.algorithm.init)(jax.random.key(0))
-    trained = TrainedText(settings, model, (), 0, state)
+    trained = TrainedText(settings, model, 0, (), state)
     asked = {"key": jax.random.key(0), "max_new_tokens": 4, "sampling": GREEDY}
     (text,) = trained.write(prompt, **asked)
     assert text.startswith(shown)
@@ -319,16 +319,39 @@ def test_commands_know_classes(classes, capsys, tmp_path):
         name, _, words = line.partition("\t")
         assert set(words.split()) <= WORDS[name]
     path = tmp_path / "a.txt"
-    given = ["--labels", "things,0", "--num", 2, "--top-p", 0.9, "--out", path]
+    given = ["--labels", "things,0", "--top-p", 0.9, "--out", path]
     assert run_cli("sample", classes.run, *given) == 0
     assert [line[:8] for line in path.read_text().splitlines()] == ["things\ta", "animals\t"]
     assert run_cli("sample", classes.run, "--labels", "things", "--num-beams", 2) == 0
-    assert run_cli("evaluate", classes.run, "--num-samples", 20) == 0
+    # More than are written at a time.
+    assert run_cli("evaluate", classes.run, "--num-samples", 510, "--metrics", "distinct") == 0
     capsys.readouterr()
-    assert run_cli("sample", classes.run, "--labels", "0,1", "--num", 2, "--num-beams", 2) == 2
-    assert "searches within one class: give --labels one" in capsys.readouterr().err
+    for given in ([], ["--labels", "0,1"]):
+        assert run_cli("sample", classes.run, *given, "--num-beams", 2) == 2
+        assert "searches within one class: give --labels one" in capsys.readouterr().err
     assert run_cli("sample", classes.run, "--labels", "trees") == 2
     assert "or be a name: animals, things; got 'trees'" in capsys.readouterr().err
+
+
+def test_classes_that_have_changed_are_not_scored(classes, capsys):
+    path = classes.run.path.parent / "animals.txt"
+    other = path.rename(path.with_name("x.txt"))
+    assert run_cli("evaluate", classes.run) == 2
+    other.rename(path)
+    assert "its names of classes is not that of the run" in capsys.readouterr().err
+
+
+def test_the_name_of_a_class_is_shown_as_far_as_a_terminal_can(classes, monkeypatch):
+    trained = ganjax.load(str(classes.run))
+    named = dataclasses.replace(trained, class_names=("1", "café"))
+    monkeypatch.setattr("ganjax.trained.load", lambda run, step: named)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", screen)
+    # What is a name and another class's number is the name.
+    assert run_cli("sample", classes.run, "--labels", "1,café", "--num", 2) == 0
+    screen.flush()
+    lines = screen.buffer.getvalue().splitlines()[::2]
+    assert [line.partition(b"\t")[0] for line in lines] == [b"1", b"caf?"]
 
 
 @pytest.mark.slow
@@ -423,7 +446,7 @@ def changed(settings, **fields):
         ("wgan_gp", {"estimator": "policy_gradient", "penalties": {}}, "is no language model"),
         ("gumbel", {"network": GPT()}, "GPT has no discriminator"),
         ("gpt", {"network": ConvText()}, "ConvText is no language model"),
-        ("gpt", {"conditional": True}, "lines.txt is one text, without classes"),
+        ("gpt", {"conditional": True}, "lines.txt is one text, expected two classes or more"),
         ("gumbel", {"conditional": True}, "model.conditional is for a LanguageModel"),
         ("gpt", {"network": GPT(context=3)}, "context is 3, but the sequences have 6"),
         ("gpt", {"network": GPT(width=9)}, "does not divide into 4 heads"),

@@ -33,6 +33,10 @@ _ENDINGS = (".txt", ".txt.gz")
 PAD_TOKEN, START_TOKEN, END_TOKEN = 0, 1, 2
 # Sequences of an oracle to train on, as SeqGAN has them.
 ORACLE_EXAMPLES = 10_000
+_NO_CLASSES = (
+    ", expected two classes or more: point data.source to a folder with a .txt, or a folder of "
+    "them, of each class, named after it, or set model.conditional to False."
+)
 _LARGEST_BYTES = 1 << 32  # of a text, unpacked
 
 
@@ -151,8 +155,8 @@ def load_text(
       data_dir: where tensorflow-datasets keeps its data.
       tokenizer: use this one, such as that of a trained model; of lines with special tokens.
       oracle_seed: of the oracle's weights and sequences.
-      labels: read the class of each line as well: of a folder the name of its file, or of the
-        folder in it that holds its file; of TFDS the feature "label", or the only class label.
+      labels: read the class of each line as well. Of a folder that is the name of its file, or of
+        the folder in it that holds its files; of TFDS the feature "label", or the only class label.
       feature: of TFDS, which text to read; by default "text", or the only one.
 
     Returns:
@@ -160,7 +164,7 @@ def load_text(
 
     Raises:
       InputError: the source is not there, empty or broken, is not UTF-8, or has lines that are too
-        long: the message names file and line; or it has no classes.
+        long: the message names file and line; or it has no classes to read.
 
     >>> train, held_out = load_text("tiny_shakespeare", length=64)
     >>> train.form.vocab_size, train.features["tokens"][0], held_out.num_examples
@@ -178,10 +182,10 @@ def load_text(
             if source != "oracle"
             else "an oracle's sequences have no classes: set model.conditional to False."
         )
-    if source == "oracle":
-        return _oracle(oracle_seed, length, held_out)
     if feature is not None and not source.startswith("tfds:"):
         raise InputError(f"data.text.feature is for tfds:NAME, and {source} is another source.")
+    if source == "oracle":
+        return _oracle(oracle_seed, length, held_out)
     content = _read(source, split, data_dir, labels, feature)
     name, files = content.name, content.files
     if not any(text.strip() for _, text in files):
@@ -365,7 +369,9 @@ class _Content(NamedTuple):
 def _read(
     source: str, split: str, data_dir: str | None, labels: bool, feature: str | None
 ) -> _Content:
-    if source in TEXTS and not labels:
+    if source in TEXTS:
+        if labels:
+            raise InputError(f"{source} is one text{_NO_CLASSES}")
         path = _BUILTIN / TEXTS[source]
         return _Content(f"{source} (built in)", [(source, _text(path))])
     if source.startswith("tfds:"):
@@ -385,62 +391,76 @@ def _read(
         per_line = np.repeat(label, [text.count("\n") + 1 for text in found])
         return _Content(source, files, [per_line], class_names)
     path = Path(os.path.expanduser(source))
-    if source not in TEXTS and not os.path.exists(path):
+    if not os.path.exists(path):
         known = ", ".join(TEXTS)
         raise InputError(
             f"there is no text {source[:200]!r}: built in is {known}; others are oracle, "
             "tfds:NAME, or the path of a .txt, a .txt.gz or a folder of them."
         )
     if path.is_dir():
-        files = _texts_in(path)
-        named = [p for p in files if p.name.partition(".")[0] == split]
-        if (path / split).is_dir():
-            named = _texts_in(path / split)
-        if not named and split != "train":
-            raise InputError(f"{path} has no {split}.txt and no folder {split}.")
-        if not files and not named:
-            raise InputError(f"{path} holds no .txt and no .txt.gz.")
-        files = named or [p for p in files if p.name.partition(".")[0] not in OTHER_SPLITS]
-        if not files:
-            raise InputError(
-                f"{path} has no text to train on, only other splits: name a file train.txt, or set "
-                "data.split."
-            )
-        texts = [(str(p), _text(p)) for p in files]
-        if not labels:
-            return _Content(str(path), texts)
-        within = path / split if (path / split).is_dir() else path
-        classes = [(p.name if p.parent == within else p.parent.name) for p in files]
-        classes = [name.removesuffix(".gz").removesuffix(".txt") for name in classes]
-        class_names, label = np.unique(classes, return_inverse=True)
-        if len(class_names) > 1:
-            pairs = zip(label, texts, strict=True)
-            per_line = [np.full(text.count("\n") + 1, number) for number, (_, text) in pairs]
-            return _Content(str(path), texts, per_line, tuple(map(str, class_names)))
+        return _read_classes(path, split) if labels else _read_folder(path, split)
     if labels:
-        raise InputError(
-            f"{path} is one text, without classes: point data.source to a folder with a .txt of "
-            "each class, named after it, or set model.conditional to False."
-        )
+        raise InputError(f"{path} is one text{_NO_CLASSES}")
     if split != "train":
         raise InputError(f"{path} has no split {split!r}: leave data.split out.")
     return _Content(str(path), [(str(path), _text(path))])
 
 
+def _read_folder(path: Path, split: str) -> _Content:
+    files = _texts_in(path)
+    named = [p for p in files if p.name.partition(".")[0] == split]
+    if (path / split).is_dir():
+        named = _texts_in(path / split)
+    if not named and split != "train":
+        raise InputError(f"{path} has no {split}.txt and no folder {split}.")
+    if not files and not named:
+        raise InputError(f"{path} holds no .txt and no .txt.gz.")
+    files = named or [p for p in files if p.name.partition(".")[0] not in OTHER_SPLITS]
+    if not files:
+        raise InputError(
+            f"{path} has no text to train on, only other splits: name a file train.txt, or set "
+            "data.split."
+        )
+    return _Content(str(path), [(str(p), _text(p)) for p in files])
+
+
+def _read_classes(path: Path, split: str) -> _Content:
+    """Read a folder in which every text, or every folder of texts, is a class."""
+    within, others = path, ("train", *OTHER_SPLITS)
+    if (path / split).is_dir():
+        within, others = path / split, ()
+    elif split != "train":
+        raise InputError(f"{path} has no folder {split} with the texts of each class.")
+    classes = {
+        p.name.removesuffix(".gz").removesuffix(".txt"): [p]
+        for p in _texts_in(within)
+        if not p.name.startswith(".")
+    }
+    with reading(str(within)):
+        inner = sorted(p for p in within.iterdir() if p.is_dir() and p.name not in others)
+    inner = [p for p in inner if not p.name.startswith((".", "__"))]
+    folders = {p.name: texts for p in inner if (texts := _texts_in(p))}
+    if folders and classes:
+        raise InputError(
+            f"{within} holds both texts ({next(iter(classes))}) and folders of texts "
+            f"({next(iter(folders))}), and either could be the classes: move one of them away."
+        )
+    classes = classes or folders
+    if len(classes) < 2:
+        raise InputError(f"{within} has the classes {sorted(classes)}{_NO_CLASSES}")
+    files, per_line = [], []
+    for number, (name, paths) in enumerate(sorted(classes.items())):
+        texts = [(str(p), _text(p)) for p in paths]
+        if not any(text.strip() for _, text in texts):
+            raise InputError(f"{within} has nothing of the class {name}: take its text away.")
+        files += texts
+        per_line += [np.full(text.count("\n") + 1, number) for _, text in texts]
+    return _Content(str(path), files, per_line, tuple(sorted(classes)))
+
+
 def _texts_in(folder: Path) -> list[Path]:
-    """Return the texts in a folder, or where there are none those in the folders in it."""
     with reading(str(folder)):
-        entries = sorted(folder.iterdir())
-        found = [p for p in entries if p.name.endswith(_ENDINGS)]
-        if found:
-            return found
-        return [
-            p
-            for inner in entries
-            if inner.is_dir() and inner.name not in ("train", *OTHER_SPLITS)
-            for p in sorted(inner.iterdir())
-            if p.name.endswith(_ENDINGS)
-        ]
+        return sorted(p for p in folder.iterdir() if p.name.endswith(_ENDINGS))
 
 
 def _text(path: Path) -> str:

@@ -121,8 +121,8 @@ def texts(
     label_key = _label_key(features) if labels else None
     if labels and label_key is None:
         raise InputError(
-            f"tfds:{name} has no class label of its own: set model.conditional to False, or choose "
-            "another data set."
+            f"tfds:{name} has the features {', '.join(sorted(features))}, expected one class "
+            "label, or one that is called 'label': set model.conditional to False."
         )
     try:
         source = builder.as_data_source(split, file_format="array_record")
@@ -139,6 +139,11 @@ def texts(
         raise InputError(f"tfds:{name} holds a text that is not UTF-8 ({error}).") from error
     if label_key is None:
         return found, None, ()
+    if min(label, default=0) < 0:
+        raise InputError(
+            f"tfds:{name} has texts without a label in the split {split!r}: choose another "
+            "data.split, or set model.conditional to False."
+        )
     class_names = tuple(features[label_key].names)
     label, _ = check_labels(f"tfds:{name}", np.array(label), len(found), len(class_names))
     return found, label, class_names

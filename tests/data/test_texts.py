@@ -486,15 +486,40 @@ def test_folders_are_classes(tmp_path, wrapper):
     dataset, _ = load_text(str(tmp_path), labels=True, **options)
     found = dict(zip(read_back(dataset), dataset.arrays["label"].tolist(), strict=True))
     assert (found, dataset.class_names) == ({"it was neg": 0, "it was pos": 1}, ("neg", "pos"))
-    assert dataset.num_examples == load_text(str(tmp_path), **options)[0].num_examples == 3
+    assert dataset.num_examples == 3
+    with pytest.raises(InputError, match=r"holds no \.txt"):
+        load_text(str(tmp_path), **options)
+    for hidden in (".old/a.txt", "__MACOSX/b.txt", ".c.txt"):
+        path = tmp_path / wrapper / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("hidden")
+    again, _ = load_text(str(tmp_path), labels=True, **options)
+    assert again.class_names == ("neg", "pos")
+    (tmp_path / wrapper / "urls_pos.txt").write_text("no review")
+    with pytest.raises(InputError, match=r"both texts \(urls_pos\) and folders of texts \(neg\)"):
+        load_text(str(tmp_path), labels=True, **options)
 
 
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("a.txt", {"lines": True}, "a.txt is one text, without classes: point data.source to a fo"),
-        (".", {"lines": True}, "is one text, without classes"),
-        ("tiny_shakespeare", {"lines": True}, "tiny_shakespeare is one text, without classes"),
+        (
+            "a.txt",
+            {"lines": True},
+            "a.txt is one text, expected two classes or more: point data.source to a",
+        ),
+        ("alone", {"lines": True}, r"has the classes \['a'\], expected two classes or more"),
+        (".", {"lines": True, "split": "test"}, "has no folder test with the texts of each class"),
+        (
+            "with blank",
+            {"lines": True},
+            "with blank has nothing of the class b: take its text away",
+        ),
+        (
+            "tiny_shakespeare",
+            {"lines": True},
+            "tiny_shakespeare is one text, expected two classes or more",
+        ),
         ("a.txt", {}, "classes are of lines: set data.text.lines, or model.conditional to False"),
         ("oracle", {}, "an oracle's sequences have no classes: set model.conditional to False"),
     ],
@@ -502,5 +527,15 @@ def test_folders_are_classes(tmp_path, wrapper):
 def test_texts_without_classes(tmp_path, monkeypatch, source, options, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "a line")
+    write(tmp_path / "alone" / "a.txt", "a line")
+    write(tmp_path / "with blank" / "a.txt", "a line")
+    write(tmp_path / "with blank" / "b.txt", "\n\n")
     with pytest.raises(InputError, match=message):
         load_text(source, labels=True, **options)
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    for name in ("dev", "sales"):
+        write(tmp_path / f"{name}.txt", f"{name} 1")
+    dataset, _ = load_text(str(tmp_path), labels=True, lines=True, length=9, held_out=0)
+    assert dataset.class_names == ("dev", "sales")

@@ -312,7 +312,7 @@ def test_texts_of_a_chosen_feature_and_their_classes(write_texts):
 
 def test_texts_without_classes(write_texts):
     data_dir = write_texts({"text": "one"}, features=("text",))
-    with pytest.raises(InputError, match="tfds:notes has no class label of its own"):
+    with pytest.raises(InputError, match="features text, expected one class label"):
         load_text("tfds:notes", data_dir=data_dir, lines=True, labels=True)
 
 
