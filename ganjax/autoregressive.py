@@ -154,7 +154,7 @@ def autoregressive(
         return counted / jnp.maximum(axes.global_mean(jnp.mean(counted)), 1e-9)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batch = _entries(batch, num_classes)
+        batch = entries(batch, num_classes)
         # Weighed before the batch is split: its parts need not have equally many tokens.
         batch["weights"] = weights_of(batch["tokens"])
 
@@ -221,7 +221,7 @@ def autoregressive(
         )
 
     def evaluate(state: TrainState, batch: Batch, key: Key) -> Metrics:
-        batch = _entries(batch, num_classes)
+        batch = entries(batch, num_classes)
         return likelihood(
             network, weights(state), batch, start_token=first, pad_token=pad_token, key=key
         )
@@ -266,7 +266,8 @@ def weights(state: TrainState, ema: bool = True) -> Variables:
     return players.all_variables(state.players[PLAYER])
 
 
-def _entries(batch: Batch, num_classes: int) -> dict[str, Array]:
+def entries(batch: Batch, num_classes: int) -> dict[str, Array]:
+    """Return the tokens of a batch, and its labels for a conditional model; raise without them."""
     expected = {"tokens", "label"} if num_classes else {"tokens"}
     if not expected <= set(batch):
         raise ValueError(f"a batch needs the entries {sorted(expected)}, got {sorted(batch)}")

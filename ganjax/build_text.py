@@ -15,17 +15,12 @@ from ganjax.optimizers import make_optimizer
 from ganjax.penalties import DISCRIMINATOR_TERMS, Term
 from ganjax.seqgan import seqgan, take_all
 from ganjax.text_gan import INVERSE_TEMPERATURE, take_generator, text_gan
-from ganjax.types import InputError
+from ganjax.types import InputError, Network
 
 
 def load_data(settings: Config) -> tuple[data.TextDataset, data.TextDataset | None]:
     """Return the text to train on, and the part kept away or None."""
     text, conditional = settings.data.text, settings.model.conditional
-    if conditional and isinstance(settings.model, config.TextGAN):
-        raise InputError(
-            "model.conditional is for a LanguageModel, and the discriminator of a TextGAN sees no "
-            "classes: set it to False"
-        )
     begins = text.lines or settings.data.source == "oracle"
     if isinstance(settings.model, config.TextGAN) and not begins:
         raise InputError(
@@ -54,7 +49,7 @@ def build_model(settings: Config, form: data.TextForm, num_classes: int) -> Mode
     parts = settings.model.network.build((form.length, form.vocab_size), num_classes, dtype)
     if isinstance(settings.model, config.LanguageModel):
         return _language_model(settings, form, num_classes, parts)
-    return _text_gan(settings, form, parts)
+    return _text_gan(settings, form, num_classes, parts)
 
 
 def _language_model(
@@ -68,19 +63,22 @@ def _language_model(
         raise InputError(
             f"{type(settings.model.network).__name__} is no language model: train it as a TextGAN"
         )
-    if num_classes and language.num_classes == 0:
-        raise InputError(
-            f"{type(settings.model.network).__name__} takes no classes: set model.conditional to "
-            "False, or model.network to GPT or LSTM"
-        )
-    algorithm = _likelihood(
-        settings, form, parts["generator"], settings.model.optimizer, num_classes=num_classes
-    )
+    _require_classes(settings, language, num_classes)
+    optimizer = settings.model.optimizer
+    algorithm = _likelihood(settings, form, parts["generator"], optimizer, num_classes)
     shape = (form.length, form.vocab_size)
     return Model(algorithm, parts, None, shape, num_classes, text=form, language=language)
 
 
-def _likelihood(settings, form, network, optimizer, steps=None, num_classes=0):
+def _require_classes(settings: Config, language: Network, num_classes: int) -> None:
+    if num_classes and (language.start is None or language.num_classes == 0):
+        raise InputError(
+            f"{type(settings.model.network).__name__} takes no classes: set model.conditional to "
+            "False, or choose another network"
+        )
+
+
+def _likelihood(settings, form, network, optimizer, num_classes, steps=None):
     """Return the training of a language model on its likelihood."""
     if settings.train.rematerialize:
         # Only the pass that is differentiated; writing goes on as it was.
@@ -102,7 +100,9 @@ def _likelihood(settings, form, network, optimizer, steps=None, num_classes=0):
     )
 
 
-def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> Model:
+def _text_gan(
+    settings: Config, form: data.TextForm, num_classes: int, parts: dict[str, Any]
+) -> Model:
     model = settings.model
     if form.windows:
         raise InputError("a TextGAN needs data.text.lines")
@@ -122,6 +122,7 @@ def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> M
                 "interval and final_weight"
             )
     language = as_network(parts["generator"])
+    _require_classes(settings, language, num_classes)
     policy = model.estimator == "policy_gradient"
     if language.start is None and (policy or model.pretrain_steps):
         raise InputError(
@@ -140,6 +141,7 @@ def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> M
         "stop_token": form.stop_token,
         "pad_token": form.pad_token,
         "loss": LOSSES[model.loss],
+        "num_classes": num_classes,
         "discriminator_steps": model.discriminator_steps,
         **optimizers,
     }
@@ -147,7 +149,12 @@ def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> M
     earlier = []
     if model.pretrain_steps:
         first = _likelihood(
-            settings, form, parts["generator"], model.pretrain, model.pretrain_steps
+            settings,
+            form,
+            parts["generator"],
+            model.pretrain,
+            num_classes,
+            model.pretrain_steps,
         )
         earlier.append(Phase(first, model.pretrain_steps))
     if policy:
@@ -172,7 +179,7 @@ def _text_gan(settings: Config, form: data.TextForm, parts: dict[str, Any]) -> M
         parts,
         latents,
         shape,
-        0,
+        num_classes,
         text=form,
         language=language if language.start is not None else None,
         earlier=tuple(earlier),

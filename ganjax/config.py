@@ -255,7 +255,7 @@ class TextGAN:
     network: Any = field(default_factory=LSTMPair)
     """The two networks."""
     conditional: bool = False
-    """Has to be False: only a LanguageModel takes classes."""
+    """Tell both networks the class of each line, as of a LanguageModel."""
     estimator: str = "gumbel"
     """How the generator learns through choices: gumbel (relaxed tokens), straight_through (tokens,
     with the derivative of relaxed ones), or policy_gradient (SeqGAN)."""

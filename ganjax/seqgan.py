@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ganjax import axes, generation, losses, players
-from ganjax.autoregressive import autoregressive, log_probabilities
+from ganjax.autoregressive import autoregressive, entries, log_probabilities
 from ganjax.losses import AdversarialLoss
 from ganjax.networks.layers import as_network
 from ganjax.types import Algorithm, Array, Batch, InputError, Key, Metrics, TrainState, step_key
@@ -38,6 +38,7 @@ def seqgan(
     num_rollouts: int = 16,
     rollout_rate: float = 0.8,
     baseline: bool = False,
+    num_classes: int = 0,
 ) -> Algorithm:
     """Return the adversarial training of a text generator by policy gradient.
 
@@ -61,10 +62,13 @@ def seqgan(
       rollout_rate: what the weights that roll out keep of themselves when the generator changes.
       baseline: take the mean reward at each place off: less noise in the gradient. The paper has
         none.
+      num_classes: 0 for an unconditional model; otherwise both networks are given the labels of a
+        batch, and the sequences that are judged beside it are of the same classes.
 
     Returns:
-      An `Algorithm` for batches of `"tokens"` (B, length), stacked where `discriminator_steps` is
-      above 1. `sample` and `evaluate` are those of `ganjax.autoregressive`.
+      An `Algorithm` for batches of `"tokens"` (B, length) and `"label"`, stacked where
+      `discriminator_steps` is above 1. `sample` and `evaluate` are those of
+      `ganjax.autoregressive`.
 
     >>> from ganjax.networks.recurrent import LSTMCell, Recurrent
     >>> from ganjax.networks.text_discriminators import ConvDiscriminator
@@ -92,13 +96,15 @@ def seqgan(
         pad_token=pad_token,
         stop_token=stop_token,
         optimizer=optimizers["generator"],
+        num_classes=num_classes,
     )
 
     def init(key: Key) -> TrainState:
         generator_key, discriminator_key = jax.random.split(key)
         state = likelihood.init(generator_key)
         some = jnp.zeros((2, length), jnp.int32)
-        fresh = discriminator.init(discriminator_key, some, None)
+        labels = jnp.zeros(2, jnp.int32) if num_classes else None
+        fresh = discriminator.init(discriminator_key, some, labels)
         player = players.init_player(fresh, optimizers["discriminator"])
         rates = {
             f"{name}_learning_rate": jnp.float32(optimizer.learning_rate)
@@ -112,11 +118,12 @@ def seqgan(
             running={"rollout": jax.tree.map(jnp.array, params)},
         )
 
-    def write(params: Any, player: Any, key: Key, prompts: Array, lengths: Array) -> Array:
+    def write(params, player, key, prompts, lengths, labels):
         """Return sequences (B, length) that go on from prompts (B, length + 1)."""
         variables = {"params": params, **player.variables}
+        common = {"labels": labels, "pad_token": pad_token or 0}
         writing = generation.begin(
-            generator, variables, prompts, lengths, length + 1, key, pad_token=pad_token or 0
+            generator, variables, prompts, lengths, length + 1, key, **common
         )
         tokens = generation.advance(
             generator,
@@ -125,7 +132,7 @@ def seqgan(
             length + 1,
             max_new_tokens=length,
             stop_token=stop_token,
-            pad_token=pad_token or 0,
+            **common,
         ).tokens[:, 1:]
         if stop_token is None:
             return tokens
@@ -133,18 +140,18 @@ def seqgan(
         stops = (tokens == stop_token).astype(jnp.int32)
         return jnp.where(jnp.cumsum(stops, axis=1) - stops > 0, pad_token or 0, tokens)
 
-    def from_start(player, key, count):
+    def from_start(player, key, count, labels):
         prompts = jnp.full((count, length + 1), start_token, jnp.int32)
-        return write(player.params, player, key, prompts, jnp.ones(count, jnp.int32))
+        return write(player.params, player, key, prompts, jnp.ones(count, jnp.int32), labels)
 
-    def rewards_of(state, tokens, key):
+    def rewards_of(state, tokens, labels, key):
         """Return (B, length): what each choice is worth."""
         count = tokens.shape[0]
         discriminate = judge(discriminator, state.players["discriminator"], train=False)
 
-        def chance(tokens):
+        def chance(tokens, labels):
             # A discriminator with several logits a sequence means their average.
-            logits = discriminate(tokens, None, key)
+            logits = discriminate(tokens, labels, key)
             return jnp.mean(jax.nn.sigmoid(logits).reshape(tokens.shape[0], -1), axis=1)
 
         # Every sequence as often as it has choices before the last, cut after each of them; those
@@ -152,23 +159,26 @@ def seqgan(
         starts = jnp.full((count, 1), start_token, jnp.int32)
         prompts = jnp.repeat(jnp.concatenate([starts, tokens], axis=1), length - 1, axis=0)
         lengths = jnp.tile(jnp.arange(2, length + 1, dtype=jnp.int32), count)
+        each = None if labels is None else jnp.repeat(labels, length - 1, axis=0)
 
         def roll_out(total, key):
             written = write(
-                state.running["rollout"], state.players["generator"], key, prompts, lengths
+                state.running["rollout"], state.players["generator"], key, prompts, lengths, each
             )
-            return total + chance(written).reshape(count, length - 1), None
+            return total + chance(written, each).reshape(count, length - 1), None
 
         nothing = axes.vary(jnp.zeros((count, length - 1)))
         total, _ = jax.lax.scan(roll_out, nothing, jax.random.split(key, num_rollouts))
-        return jnp.concatenate([total / num_rollouts, chance(tokens)[:, None]], axis=1)
+        return jnp.concatenate([total / num_rollouts, chance(tokens, labels)[:, None]], axis=1)
 
-    def update_generator(state: TrainState, count: int, index: int) -> tuple[TrainState, Metrics]:
+    def update_generator(
+        state: TrainState, count: int, labels: Array | None, index: int
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(step_key(state, "generator"), index)
         sample_key, rollout_key, network_key = jax.random.split(key, 3)
         player = state.players["generator"]
-        tokens = from_start(player, sample_key, count)
-        rewards = jax.lax.stop_gradient(rewards_of(state, tokens, rollout_key))
+        tokens = from_start(player, sample_key, count, labels)
+        rewards = jax.lax.stop_gradient(rewards_of(state, tokens, labels, rollout_key))
         counted = jnp.ones(tokens.shape)
         if pad_token is not None:
             counted = (tokens != pad_token).astype(jnp.float32)
@@ -182,6 +192,7 @@ def seqgan(
                 generator,
                 {"params": params, **variables},
                 batch["tokens"],
+                batch.get("label"),
                 start_token=start_token,
                 train=True,
                 key=key,
@@ -191,6 +202,8 @@ def seqgan(
             return value * count * axes.num_shares(), (updated, {"loss/generator": value})
 
         batch = {"tokens": tokens, "worth": worth * counted}
+        if labels is not None:
+            batch["label"] = labels
         (_, (variables, metrics)), gradients = players.value_and_grad(objective)(
             player.params, player.variables, batch, network_key
         )
@@ -216,11 +229,12 @@ def seqgan(
         )
         return state, metrics
 
-    def update_discriminator(state: TrainState, tokens: Array, index: Array):
+    def update_discriminator(state: TrainState, batch: Batch, index: Array):
         key = jax.random.fold_in(step_key(state, "discriminator"), index)
         fake_key, loss_key = jax.random.split(key)
         player = state.players["discriminator"]
-        fake = from_start(state.players["generator"], fake_key, tokens.shape[0])
+        count, labels = batch["tokens"].shape[0], batch.get("label")
+        fake = from_start(state.players["generator"], fake_key, count, labels)
 
         def objective(params, variables, batch, key):
             return discriminator_loss(
@@ -228,13 +242,13 @@ def seqgan(
                 variables,
                 batch["real"],
                 batch["fake"],
-                None,
+                batch.get("label"),
                 key,
                 discriminator=discriminator,
                 loss=loss,
             )
 
-        batch = {"real": tokens, "fake": fake}
+        batch = {"fake": fake, "real": batch["tokens"], **_labels_of(batch)}
         (_, (variables, metrics)), gradients = players.value_and_grad(objective)(
             player.params, player.variables, batch, loss_key
         )
@@ -249,31 +263,37 @@ def seqgan(
         return state.replace(players={**state.players, "discriminator": player}), metrics
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        if "tokens" not in batch:
-            raise ValueError(f"a batch needs the entry 'tokens', got {sorted(batch)}")
-        tokens = jnp.asarray(batch["tokens"]).astype(jnp.int32)
+        batch = entries(batch, num_classes)
+        shape = batch["tokens"].shape
         if discriminator_steps == 1:
-            tokens = tokens[None]
+            batch = {name: array[None] for name, array in batch.items()}
+        tokens = batch["tokens"].astype(jnp.int32)
         if tokens.ndim != 3 or tokens.shape[0] != discriminator_steps:
             raise ValueError(
                 f"one step consumes {discriminator_steps} batches, stacked on a leading axis, but "
-                f"'tokens' has shape {batch['tokens'].shape}"
+                f"'tokens' has shape {shape}"
             )
 
         def body(state, inputs):
             state, metrics = update_discriminator(state, *inputs)
             return state, axes.global_mean(metrics)
 
-        state, metrics = jax.lax.scan(body, state, (tokens, jnp.arange(discriminator_steps)))
+        batch["tokens"] = tokens
+        state, metrics = jax.lax.scan(body, state, (batch, jnp.arange(discriminator_steps)))
         metrics = {name: values[-1] for name, values in metrics.items()}
         for index in range(generator_steps):
-            state, more = update_generator(state, tokens.shape[1], index)
+            labels = batch["label"][-1] if num_classes else None
+            state, more = update_generator(state, tokens.shape[1], labels, index)
             metrics |= axes.global_mean(more)
         return state.replace(step=state.step + 1), metrics
 
     if generator_steps < 0:
         raise InputError(f"generator_steps has to be 0 or more, got {generator_steps}")
     return Algorithm(init, train_step, likelihood.sample, likelihood.evaluate, discriminator_steps)
+
+
+def _labels_of(batch: Batch) -> Batch:
+    return {name: array for name, array in batch.items() if name == "label"}
 
 
 def take_all(state: TrainState, previous: TrainState | None) -> TrainState:

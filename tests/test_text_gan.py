@@ -113,6 +113,28 @@ def test_samples_of_a_conditional_generator_take_classes_in_turn():
     np.testing.assert_array_equal(sampled, algorithm.sample(state, KEY, 4, jnp.arange(4) % 3))
 
 
+@pytest.mark.parametrize(
+    "judge",
+    [
+        ConvDiscriminator(VOCAB, ((2, 3),), 4, representations=2, num_classes=3),
+        RecurrentDiscriminator(VOCAB, LSTMCell(4), 3, num_classes=3),
+    ],
+)
+def test_a_class_adds_its_share_to_the_logits(judge):
+    labels = jnp.array([0, 1, 1, 0, 2, 2])
+    variables = judge.init(KEY, tokens_of(), labels)
+    of_zero, of_one = (
+        judge.apply(variables, tokens_of(), jnp.full(BATCH, n)).logits.reshape(BATCH, -1)
+        for n in (0, 1)
+    )
+    mixed = judge.apply(variables, tokens_of(), jnp.array([0, 1, 1, 0, 0, 1])).logits
+    picked = jnp.where(jnp.array([0, 1, 1, 0, 0, 1])[:, None] == 0, of_zero, of_one)
+    np.testing.assert_allclose(mixed.reshape(BATCH, -1), picked, rtol=1e-6)
+    assert bool(jnp.all(of_zero != of_one))
+    with pytest.raises(ValueError, match="a network with 3 classes needs labels, got None"):
+        judge.apply(variables, tokens_of())
+
+
 DISCRIMINATORS = {
     "convolutions": JUDGE,
     "representations": ConvDiscriminator(None, ((2, 3),), 4, representations=2, hidden=3),
@@ -263,15 +285,17 @@ class Counter(nn.Module):
     """A judge that likes a token: each one in a sequence adds to the logit."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, labels=None):
         scale = self.param("scale", nn.initializers.constant(1.0), ())
-        return scale * (jnp.sum(x == 3, axis=1) - 2.0)
+        wanted = 3 if labels is None else 3 + labels[:, None]
+        return scale * (jnp.sum(x == wanted, axis=1) - 2.0)
 
 
 @pytest.mark.slow
-def test_policy_gradients_raise_the_reward():
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_policy_gradients_raise_the_reward(num_classes):
     algorithm = seqgan(
-        LANGUAGE,
+        Recurrent(VOCAB, (LSTMCell(6),), 4, num_classes=num_classes),
         Counter(),
         length=LENGTH,
         generator_optimizer=optax.adam(0.05),
@@ -279,14 +303,19 @@ def test_policy_gradients_raise_the_reward():
         discriminator_steps=1,
         num_rollouts=4,
         baseline=True,
+        num_classes=num_classes,
     )
     batch = {"tokens": jnp.zeros((32, LENGTH), jnp.uint8)}
+    wanted = np.full(200, 3)
+    if num_classes:
+        batch["label"] = jnp.arange(32) % 2
+        wanted += np.arange(200) % 2
     state = jax.jit(algorithm.init)(KEY)
     state, metrics = jax.jit(
-        lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=80)
+        lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=120)
     )(state)
     assert metrics["reward"][-1] > metrics["reward"][0] + 0.3
-    assert np.mean(np.asarray(algorithm.sample(state, KEY, 200)) == 3) > 0.9
+    assert np.mean(np.asarray(algorithm.sample(state, KEY, 200)) == wanted[:, None]) > 0.9
 
 
 @pytest.mark.slow
@@ -317,7 +346,7 @@ def test_steps_of_seqgan():
     )
     with pytest.raises(ValueError, match="consumes 2 batches"):
         both.train_step(state, {"tokens": tokens_of(3)})
-    with pytest.raises(ValueError, match="needs the entry 'tokens'"):
+    with pytest.raises(ValueError, match=r"needs the entries \['tokens'\], got \['image'\]"):
         both.train_step(state, {"image": tokens_of(2)})
     with pytest.raises(InputError, match="no latents"):
         both.sample(state, KEY, 2, latents=jnp.zeros((2, 1)))
@@ -371,18 +400,21 @@ LAYOUTS_PROGRAM = """
     from ganjax.text_gan import text_gan
 
     network = Recurrent(8, (LSTMCell(6),), 4)
+    classes = Recurrent(8, (LSTMCell(6),), 4, num_classes=3)
     judge = ConvDiscriminator(8, ((2, 3),), 4, dropout=0.0)
+    judge_of_classes = ConvDiscriminator(8, ((2, 3),), 4, dropout=0.0, num_classes=3)
     sgd = {"generator_optimizer": optax.sgd(0.1), "discriminator_optimizer": optax.sgd(0.1)}
     algorithms = {
         "lstm": autoregressive(
-            network, length=5, start_token=1, pad_token=0, optimizer=optax.sgd(0.1)
+            classes, length=5, start_token=1, pad_token=0, optimizer=optax.sgd(0.1), num_classes=3
         ),
         "gpt": autoregressive(
             Transformer(8, 5, 1, 2, 4), length=5, start_token=0, optimizer=optax.sgd(0.1)
         ),
         "relaxed": text_gan(network, judge, vocab_size=8, length=5, **sgd),
         "policy": seqgan(
-            network, judge, length=5, discriminator_steps=2, num_rollouts=2, **sgd
+            classes, judge_of_classes, length=5, discriminator_steps=2, num_rollouts=2,
+            num_classes=3, **sgd
         ),
     }
     random = np.random.default_rng(0)
@@ -404,7 +436,13 @@ LAYOUTS_PROGRAM = """
     results = {}
     for name, algorithm in algorithms.items():
         lead = (2,) if algorithm.batches_per_step == 2 else ()
-        batches = [{"tokens": random.integers(0, 8, (*lead, 16, 5))} for _ in range(3)]
+        batches = [
+            {
+                "tokens": random.integers(0, 8, (*lead, 16, 5)),
+                "label": random.integers(0, 3, (*lead, 16)),
+            }
+            for _ in range(3)
+        ]
         state, start = run(algorithm, batches, 1, "jit")
         for layout in sharding.LAYOUTS:
             other, _ = run(algorithm, batches, 4, layout)

@@ -333,6 +333,27 @@ def test_commands_know_classes(classes, capsys, tmp_path):
     assert "or be a name: animals, things; got 'trees'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gumbel", "straight_through", "policy_gradient"])
+def test_games_of_classes(name, classes, tmp_path):
+    folder = classes.run.path.parent
+    model = dataclasses.replace(MODELS[name], conditional=True)
+    settings = settings_of(folder, model)
+    result = train.train(settings, str(tmp_path / "run"))
+    players = result.state.players
+    assert "condition" in players["generator"].params
+    assert any("LabelEmbedding" in part for part in players["discriminator"].params)
+    assert {"bleu_2", "perplexity"} <= result.figures.keys()
+    trained = ganjax.load(str(tmp_path / "run"))
+    assert len(trained.write(num=3, key=jax.random.key(0), labels=["things"])) == 3
+
+
+def test_a_network_without_classes(classes):
+    model = dataclasses.replace(MODELS["wgan_gp"], conditional=True)
+    with pytest.raises(InputError, match="ConvText takes no classes: set"):
+        build.build(settings_of(classes.run.path.parent, model))
+
+
 def test_classes_that_have_changed_are_not_scored(classes, capsys):
     path = classes.run.path.parent / "animals.txt"
     other = path.rename(path.with_name("x.txt"))
@@ -447,7 +468,7 @@ def changed(settings, **fields):
         ("gumbel", {"network": GPT()}, "GPT has no discriminator"),
         ("gpt", {"network": ConvText()}, "ConvText is no language model"),
         ("gpt", {"conditional": True}, "lines.txt is one text, expected two classes or more"),
-        ("gumbel", {"conditional": True}, "model.conditional is for a LanguageModel"),
+        ("gumbel", {"conditional": True}, "lines.txt is one text, expected two classes or more"),
         ("gpt", {"network": GPT(context=3)}, "context is 3, but the sequences have 6"),
         ("gpt", {"network": GPT(width=9)}, "does not divide into 4 heads"),
         ("gru", {"network": LSTM("rnn")}, "model.network.cell has to be one of"),

@@ -80,6 +80,7 @@ def small_text(settings, folder):
     model = settings.model
     sizes = {"width": 8, "embedding_dim": 8, "head_dim": 4, "num_layers": 1, "num_blocks": 1}
     sizes |= {"discriminator_width": 4, "representations": 2, "discriminator_embedding_dim": 4}
+    sizes |= {"filters": ((2, 4), (3, 4))}
     known = {f.name for f in dataclasses.fields(model.network)} & sizes.keys()
     model = replace(model, network=replace(model.network, **{n: sizes[n] for n in known}))
     fewer = {"pretrain_steps": 1, "discriminator_pretrain_steps": 1, "discriminator_steps": 2}

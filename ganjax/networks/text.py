@@ -36,7 +36,7 @@ class SeqGAN:
     """Share of the discriminator's features that are dropped while training."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V); classes are the generator's."""
+        """Return both networks for sequences of shape (length, V)."""
         require_float32(dtype)
         length, vocab_size = shape
         filters = tuple(f for f in self.filters if f[0] <= length)
@@ -49,7 +49,11 @@ class SeqGAN:
                 num_classes=num_classes,
             ),
             "discriminator": ConvDiscriminator(
-                vocab_size, filters, self.discriminator_embedding_dim, dropout=self.dropout
+                vocab_size,
+                filters,
+                self.discriminator_embedding_dim,
+                dropout=self.dropout,
+                num_classes=num_classes,
             ),
         }
 
@@ -78,7 +82,7 @@ class RelGAN:
     """Share of the discriminator's features that are dropped while training."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V); classes are the generator's."""
+        """Return both networks for sequences of shape (length, V)."""
         require_float32(dtype)
         cell = RelationalMemoryCell(self.slots, self.heads, self.head_dim)
         return {
@@ -90,6 +94,7 @@ class RelGAN:
                 self.representations,
                 self.hidden,
                 self.dropout,
+                num_classes,
             ),
         }
 
@@ -108,13 +113,16 @@ class LSTMPair:
     """Numbers that stand for a token in the discriminator."""
 
     def build(self, shape: Sequence[int], num_classes: int, dtype: Any) -> dict[str, Any]:
-        """Return both networks for sequences of shape (length, V); classes are the generator's."""
+        """Return both networks for sequences of shape (length, V)."""
         require_float32(dtype)
         return {
             "generator": Recurrent(
                 shape[1], (LSTMCell(self.width),), self.embedding_dim, num_classes=num_classes
             ),
             "discriminator": RecurrentDiscriminator(
-                shape[1], LSTMCell(self.discriminator_width), self.discriminator_embedding_dim
+                shape[1],
+                LSTMCell(self.discriminator_width),
+                self.discriminator_embedding_dim,
+                num_classes,
             ),
         }

@@ -1,5 +1,7 @@
 """Discriminators of token sequences (B, L), integers, or mixtures of tokens (B, L, V), floats.
 
+Labels enter as an inner product with the last features (Miyato and Koyama 2018, arXiv:1802.05637).
+
 References:
   Kim 2014, Convolutional Neural Networks for Sentence Classification, arXiv:1408.5882.
   Yu et al. 2016, SeqGAN, arXiv:1609.05473, appendix A.2.
@@ -40,6 +42,7 @@ class ConvDiscriminator(nn.Module):
         filters (RelGAN): the logits are (B * representations,).
       hidden: a layer before the logits, or 0 for none.
       dropout: share of features that are dropped while training.
+      num_classes: 0 for a discriminator without labels.
     """
 
     vocab_size: int | None = None
@@ -48,9 +51,13 @@ class ConvDiscriminator(nn.Module):
     representations: int = 1
     hidden: int = 0
     dropout: float = 0.25
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> DiscriminatorOutput:
+    def __call__(
+        self, x: Array, labels: Array | None = None, *, train: bool = False
+    ) -> DiscriminatorOutput:
+        layers.require_labels(labels, self.num_classes)
         x = Embedding(self.vocab_size, self.embedding_dim, name="embedding")(x)
         batch, length, _ = x.shape
         if self.embedding_dim % self.representations:
@@ -84,8 +91,7 @@ class ConvDiscriminator(nn.Module):
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         if self.hidden:
             x = layers.Dense(self.hidden, kernel_init=init, name="hidden")(x)
-        init = _truncated((x.shape[-1],))
-        return DiscriminatorOutput(layers.Dense(1, kernel_init=init, name="output")(x)[:, 0])
+        return DiscriminatorOutput(_logits(x, labels, self.num_classes))
 
 
 class RecurrentDiscriminator(nn.Module):
@@ -94,10 +100,14 @@ class RecurrentDiscriminator(nn.Module):
     vocab_size: int | None = None
     cell: Cell = LSTMCell(128)
     embedding_dim: int = 64
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> DiscriminatorOutput:
+    def __call__(
+        self, x: Array, labels: Array | None = None, *, train: bool = False
+    ) -> DiscriminatorOutput:
         del train
+        layers.require_labels(labels, self.num_classes)
         x = Embedding(self.vocab_size, self.embedding_dim, name="embedding")(x)
         inits = {"zeros": nn.initializers.zeros, "ones": nn.initializers.ones}
         weights = {}
@@ -106,8 +116,19 @@ class RecurrentDiscriminator(nn.Module):
         y, _ = run(self.cell, weights, self.cell.start(x.shape[0]), x)
         # Of the last output alone the first tokens would learn next to nothing.
         y = jnp.mean(y, axis=1)
-        init = _truncated((y.shape[-1],))
-        return DiscriminatorOutput(layers.Dense(1, kernel_init=init, name="output")(y)[:, 0])
+        return DiscriminatorOutput(_logits(y, labels, self.num_classes))
+
+
+def _logits(x: Array, labels: Array | None, num_classes: int) -> Array:
+    """Map features (B * R, F) to logits (B * R,), within a module; a class adds its share."""
+    init = _truncated((x.shape[-1],))
+    logits = layers.Dense(1, kernel_init=init, name="output")(x)[:, 0]
+    if num_classes:
+        embedding = layers.LabelEmbedding(num_classes, x.shape[-1], stddev=0.02)(labels)
+        # The same for every representation of a sequence.
+        embedding = jnp.repeat(embedding, x.shape[0] // embedding.shape[0], axis=0)
+        logits = logits + jnp.sum(embedding * x, axis=-1)
+    return logits
 
 
 class Embedding(nn.Module):
