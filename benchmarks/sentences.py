@@ -2,8 +2,8 @@
 
 Trains each configuration on a file of sentences, one a line, unless its run is there already, and
 scores 1,000 sentences of it: BLEU against other sentences (--reference), self-BLEU among
-themselves. A model that is trained on the likelihood alone is scored at several temperatures: a GAN
-is better where it has a higher BLEU at the same self-BLEU.
+themselves. What is trained on the likelihood alone, also the generator that a game begins with, is
+scored at several temperatures: a GAN is better where it has a higher BLEU at the same self-BLEU.
 
     python benchmarks/sentences.py --source coco_train.txt --reference coco_test.txt --out FILE
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 
 from ganjax import config
-from ganjax.config import Config, TextGAN
+from ganjax.config import Config, LanguageModel, TextGAN
 
 CASES = (
     "sentences_mle",
@@ -47,30 +47,58 @@ def main() -> None:
         runs={"type": Path, "help": "keep the runs here; by default they are thrown away"},
     )
     results = common.Results("sentences", args.out, add_to=True)
-    keys = ("case", "source", "seed", "length", "pretrain_steps", "game_steps")
-    done = {tuple(row.get(key) for key in keys) for row in results.known}
+    keys = ("case", "source", "seed", "length")
+    done = {
+        (*(row[key] for key in keys), row["pretrain_steps"] or 0, row["game_steps"] or 0)
+        for row in results.known
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name in args.cases:
-            plays = isinstance(config.load_file(name).model, TextGAN)
-            schedule = (args.pretrain_steps, args.game_steps) if plays else (None, None)
-            if (name, Path(args.source).name, args.seed, args.length, *schedule) not in done:
-                score(results, name, args, args.runs or Path(folder))
+            settings = shortened(config.load_file(name), args)
+            first = settings.train.steps
+            game = 0
+            if isinstance(settings.model, TextGAN):
+                first = settings.model.pretrain_steps
+                game = settings.train.steps - first
+            about = (name, Path(args.source).name, args.seed, args.length)
+            if (*about, first if game else 0, game) not in done:
+                score(results, name, settings, first, game, args, args.runs or Path(folder))
 
 
-def score(results: common.Results, name: str, args, runs: Path) -> None:
+def score(results, name, settings, first, game, args, runs: Path) -> None:
     """Train one configuration, and add a row for each temperature that counts."""
+    stem = Path(args.source).name.partition(".")[0]
+    plays = game > 0
+    directory = runs / f"{name}-{stem}-{args.seed}"
+    if first:
+        model = settings.model
+        if plays:
+            model = LanguageModel(model.network, optimizer=model.pretrain)
+            directory = directory.with_name(f"{directory.name}-{first}")
+        training = dataclasses.replace(settings.train, steps=first)
+        alone = dataclasses.replace(settings, model=model, train=training)
+        temperatures = TEMPERATURES[: 1 if args.quick else None]
+        title = f"the likelihood of {name}" if plays else name
+        add(results, title, alone, directory, args, (first, 0) if plays else (), temperatures)
+    if plays:
+        model = dataclasses.replace(settings.model, pretrain_steps=0)
+        start = str(directory) if first else None
+        training = dataclasses.replace(settings.train, steps=game, init_from=start)
+        settings = dataclasses.replace(settings, model=model, train=training)
+        directory = directory.with_name(f"{directory.name}-{game}")
+        add(results, name, settings, directory, args, (first, game))
+
+
+def add(results, title, settings, directory, args, steps=(), temperatures=(1.0,)) -> None:
+    """Train one run, unless it is there, and add its rows."""
     from ganjax import measure, train
     from ganjax.generation import Sampling
 
-    settings = shortened(config.load_file(name), args)
-    plays = isinstance(settings.model, TextGAN)
-    schedule = f"-{settings.model.pretrain_steps}-{settings.train.steps}" if plays else ""
-    stem = Path(args.source).name.partition(".")[0]
-    directory, seconds = runs / f"{name}-{stem}-{args.seed}{schedule}", None
+    seconds = None
     if not (directory / "evaluation.json").exists():
         seconds = train.train(settings, str(directory)).seconds
     count = 50 if args.quick else 1000
-    for temperature in TEMPERATURES[: 1 if plays or args.quick else None]:
+    for temperature in temperatures:
         figures, _ = measure.evaluate(
             str(directory),
             metrics=("bleu", "self_bleu"),
@@ -78,15 +106,14 @@ def score(results: common.Results, name: str, args, runs: Path) -> None:
             reference=args.reference,
             sampling=Sampling(temperature) if temperature != 1.0 else None,
         )
-        case = name if temperature == 1.0 else f"{name} at {temperature:g}"
         results.add_row(
-            case,
+            title if temperature == 1.0 else f"{title} at {temperature:g}",
             unit="BLEU",
             source=Path(args.source).name,
             seed=args.seed,
             length=args.length,
-            pretrain_steps=args.pretrain_steps if plays else None,
-            game_steps=args.game_steps if plays else None,
+            pretrain_steps=steps[0] if steps else None,
+            game_steps=steps[1] if steps else None,
             seconds=seconds,
             num_samples=count,
             reference=Path(args.reference).name,
@@ -100,6 +127,8 @@ def shortened(settings: Config, args) -> Config:
     text = dataclasses.replace(settings.data.text, long_lines="cut")
     if args.length and text.tokens == "words":
         text = dataclasses.replace(text, length=args.length)
+    if args.quick:
+        text = dataclasses.replace(text, vocab_size=1000)
     data = dataclasses.replace(settings.data, source=args.source, text=text)
     model, training = settings.model, dataclasses.replace(settings.train, seed=args.seed)
     if isinstance(model, TextGAN):
@@ -112,7 +141,7 @@ def shortened(settings: Config, args) -> Config:
             likelihood, game = min(likelihood, 1), 3
             if model.discriminator_pretrain_steps:
                 model = dataclasses.replace(
-                    model, discriminator_pretrain_steps=1, discriminator_steps=2
+                    model, discriminator_pretrain_steps=1, discriminator_steps=2, num_rollouts=1
                 )
         model = dataclasses.replace(model, pretrain_steps=likelihood)
         training = dataclasses.replace(training, steps=likelihood + game)

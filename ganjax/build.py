@@ -21,7 +21,9 @@ from ganjax.optimizers import cosine, first_layers, freeze, lazy_correction, mak
 from ganjax.penalties import DISCRIMINATOR_TERMS, GENERATOR_TERMS, Term
 from ganjax.run import RunDirectory
 from ganjax.safeguard import skip_non_finite
-from ganjax.types import Array, InputError, TrainState
+from ganjax.seqgan import take_all
+from ganjax.text_gan import take_generator
+from ganjax.types import Array, InputError, Player, TrainState
 from ganjax.vae import LIKELIHOODS, reconstruct, vae
 
 
@@ -254,6 +256,10 @@ def _trained(parts, names, settings):
 def _start_from(path: str, state: TrainState, previous: TrainState | None) -> TrainState:
     """Return the fresh state with the networks of another run."""
     del previous
+    run = RunDirectory(path)
+    source = config.from_json(run.record()["config"]).model
+    if isinstance(source, config.LanguageModel) and "discriminator" in state.players:
+        return _start_from_language_model(run, state)
     like = {
         "players": {
             name: {"params": player.params, "variables": player.variables}
@@ -262,8 +268,6 @@ def _start_from(path: str, state: TrainState, previous: TrainState | None) -> Tr
     }
     if state.ema:
         like["ema"] = state.ema
-    run = RunDirectory(path)
-    run.record()
     loaded, _ = checkpoint.restore_subtree(run.checkpoints, jax.eval_shape(lambda: like))
     players = {
         name: player.replace(**loaded["players"][name]) for name, player in state.players.items()
@@ -272,6 +276,15 @@ def _start_from(path: str, state: TrainState, previous: TrainState | None) -> Tr
     if "rollout" in running:  # the copy of a generator that SeqGAN rolls out with
         running = {**running, "rollout": jax.tree.map(jnp.array, players["generator"].params)}
     return state.replace(players=players, ema=loaded.get("ema", state.ema), running=running)
+
+
+def _start_from_language_model(run: RunDirectory, state: TrainState) -> TrainState:
+    """Return the fresh state of a text GAN whose generator, and nothing else, was trained alone."""
+    like = {"players": {"generator": {"params": state.players["generator"].params}}}
+    loaded, _ = checkpoint.restore_subtree(run.checkpoints, jax.eval_shape(lambda: like))
+    player = Player(loaded["players"]["generator"]["params"], {}, ())
+    before = state.replace(players={"generator": player}, ema={})
+    return (take_all if "rollout" in state.running else take_generator)(state, before)
 
 
 def with_standing_statistics(

@@ -427,6 +427,26 @@ def test_a_run_of_an_oracle(tmp_path, quick_compilation):
         trained.write("1 2", key=jax.random.key(0))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gumbel", "policy_gradient"])
+def test_a_game_may_begin_with_a_language_model(name, lines_file, tmp_path):
+    model = MODELS[name]
+    alone = settings_of(lines_file, LanguageModel(model.network, optimizer=ADAM), steps=2)
+    first = train.train(alone, str(tmp_path / "first")).state
+    settings = settings_of(lines_file, dataclasses.replace(model, pretrain_steps=0))
+    there = dataclasses.replace(settings.train, init_from=str(tmp_path / "first"))
+    experiment = build.build(dataclasses.replace(settings, train=there))
+    phase = experiment.phases[0]
+    state = phase.transfer(jax.jit(phase.algorithm.init)(jax.random.key(5)), None)
+    known = first.players["generator"].params
+    jax.tree.map(np.testing.assert_array_equal, state.players["generator"].params, known)
+    copies = [average["params"] for average in state.ema.values()]
+    copies += [state.running["rollout"]] if "rollout" in state.running else []
+    assert copies
+    for copy in copies:
+        jax.tree.map(np.testing.assert_array_equal, copy, known)
+
+
 def test_the_vocabulary_is_kept_with_the_run(runs):
     record = json.loads((runs("gpt").run.path / "config.json").read_text())
     assert record["data"]["text"]["tokenizer"]["symbols"] == sorted(set(LINES.split()))
