@@ -53,6 +53,11 @@ def arguments(
     return args
 
 
+def fields(text: str) -> dict[str, int]:
+    """Return the whole numbers of `name=3,other=4` by name."""
+    return {key: int(value) for key, value in (part.split("=") for part in text.split(",") if part)}
+
+
 def in_turns(
     functions: Mapping[str, Callable[[], float]], *, quick: bool, rounds: int = 5
 ) -> dict[str, list[float]]:

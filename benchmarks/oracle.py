@@ -83,8 +83,7 @@ def configured(name: str, seed: int, args) -> tuple:
     settings = config.load_file(name)
     text = dataclasses.replace(settings.data.text, oracle_seed=seed, length=args.length)
     data = dataclasses.replace(settings.data, text=text)
-    changes = dict(part.split("=") for part in args.set.split(",") if part)
-    fields = {key: int(value) for key, value in changes.items()}
+    fields = common.fields(args.set)
     steps = args.steps
     if args.quick:
         fast = ("pretrain_steps", "discriminator_pretrain_steps")

@@ -44,14 +44,15 @@ def main() -> None:
             "type": int,
             "help": "of a text GAN after them",
         },
+        set={
+            "default": "",
+            "help": "fields of a text GAN's model, such as discriminator_steps=30,num_rollouts=4",
+        },
         runs={"type": Path, "help": "keep the runs here; by default they are thrown away"},
     )
     results = common.Results("sentences", args.out, add_to=True)
-    keys = ("case", "source", "seed", "length")
-    done = {
-        (*(row[key] for key in keys), row["pretrain_steps"] or 0, row["game_steps"] or 0)
-        for row in results.known
-    }
+    keys = ("case", "source", "seed", "length", "settings", "pretrain_steps", "game_steps")
+    done = [[row.get(key) or None for key in keys] for row in results.known]
     with tempfile.TemporaryDirectory() as folder:
         for name in args.cases:
             settings = shortened(config.load_file(name), args)
@@ -60,8 +61,11 @@ def main() -> None:
             if isinstance(settings.model, TextGAN):
                 first = settings.model.pretrain_steps
                 game = settings.train.steps - first
-            about = (name, Path(args.source).name, args.seed, args.length)
-            if (*about, first if game else 0, game) not in done:
+            about = [name, Path(args.source).name, args.seed, args.length]
+            if game:
+                about += [common.fields(args.set), first, game]
+            about = [value or None for value in about]
+            if about + [None] * (len(keys) - len(about)) not in done:
                 score(results, name, settings, first, game, args, args.runs or Path(folder))
 
 
@@ -85,7 +89,8 @@ def score(results, name, settings, first, game, args, runs: Path) -> None:
         start = str(directory) if first else None
         training = dataclasses.replace(settings.train, steps=game, init_from=start)
         settings = dataclasses.replace(settings, model=model, train=training)
-        directory = directory.with_name(f"{directory.name}-{game}")
+        names = [str(game), *(f"{key}-{value}" for key, value in common.fields(args.set).items())]
+        directory = directory.with_name("-".join([directory.name, *names]))
         add(results, name, settings, directory, args, (first, game))
 
 
@@ -94,7 +99,7 @@ def add(results, title, settings, directory, args, steps=(), temperatures=(1.0,)
     from ganjax import measure, train
     from ganjax.generation import Sampling
 
-    seconds = None
+    seconds, plays = None, isinstance(settings.model, TextGAN)
     if not (directory / "evaluation.json").exists():
         seconds = train.train(settings, str(directory)).seconds
     count = 50 if args.quick else 1000
@@ -112,6 +117,7 @@ def add(results, title, settings, directory, args, steps=(), temperatures=(1.0,)
             source=Path(args.source).name,
             seed=args.seed,
             length=args.length,
+            settings=common.fields(args.set) if plays else {},
             pretrain_steps=steps[0] if steps else None,
             game_steps=steps[1] if steps else None,
             seconds=seconds,
@@ -143,7 +149,7 @@ def shortened(settings: Config, args) -> Config:
                 model = dataclasses.replace(
                     model, discriminator_pretrain_steps=1, discriminator_steps=2, num_rollouts=1
                 )
-        model = dataclasses.replace(model, pretrain_steps=likelihood)
+        model = dataclasses.replace(model, pretrain_steps=likelihood, **common.fields(args.set))
         training = dataclasses.replace(training, steps=likelihood + game)
     elif args.quick:
         training = dataclasses.replace(training, steps=4)
