@@ -431,11 +431,11 @@ def _read_classes(path: Path, split: str) -> _Content:
         within, others = path / split, ()
     elif split != "train":
         raise InputError(f"{path} has no folder {split} with the texts of each class.")
-    classes = {
-        p.name.removesuffix(".gz").removesuffix(".txt"): [p]
-        for p in _texts_in(within)
-        if not p.name.startswith(".")
-    }
+    classes: dict[str, list[Path]] = {}
+    for text_path in _texts_in(within):
+        name = text_path.name.removesuffix(".gz").removesuffix(".txt")
+        if not name.startswith("."):
+            classes.setdefault(name, []).append(text_path)
     with reading(str(within)):
         inner = sorted(p for p in within.iterdir() if p.is_dir() and p.name not in others)
     inner = [p for p in inner if not p.name.startswith((".", "__"))]
