@@ -218,6 +218,7 @@ def test_part_is_read_where_the_rest_is_damaged(tmp_path):
             checkpointer.restore(state)
 
 
+@pytest.mark.slow
 def test_restores_to_another_sharding(tmp_path):
     program = """
         import jax, jax.numpy as jnp
@@ -692,6 +693,7 @@ def test_killed_many_times_in_the_middle_of_saves(tmp_path):
     check_kills(tmp_path, kills=30)
 
 
+@pytest.mark.slow
 def test_saves_take_few_threads(tmp_path):
     # Of the 128 that Orbax allows, each would stay for 20 s after the last save.
     more = run_python(

@@ -178,6 +178,7 @@ def logged(run, name):
     return {line["step"]: line[name] for line in run.read_metrics() if name in line}
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_and_on_with_other_batches(spoilt, tmp_path):
     spoilt([6])
     warnings = []

@@ -102,6 +102,7 @@ def test_what_follows_a_chosen_end_is_padding():
     np.testing.assert_array_equal(found[1][~after], found[0][~after])
 
 
+@pytest.mark.slow
 def test_samples_of_a_conditional_generator_take_classes_in_turn():
     generator = Recurrent(VOCAB, (LSTMCell(4),), 4, num_classes=3)
     algorithm = text_gan(

@@ -309,6 +309,7 @@ def test_texts_of_a_class(classes):
     assert classes.figures["cross_entropy"].value < 0.4
 
 
+@pytest.mark.slow
 def test_commands_know_classes(classes, capsys, tmp_path):
     text = (classes.run.path / "samples" / "0000200.txt").read_text()
     assert [line.split("\t")[0] for line in text.splitlines()] == ["animals", "things"] * 32
@@ -391,6 +392,7 @@ def test_the_command_that_scores(runs, capsys, lines_file):
     assert "sequences seen" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_greedy_samples_of_a_figure_are_all_alike(runs):
     figures, _ = measure.evaluate(
         str(runs("gpt").run), metrics=("self_bleu",), num_samples=8, sampling=Sampling(0.0)
@@ -403,6 +405,7 @@ def test_greedy_samples_of_a_figure_are_all_alike(runs):
     assert figures.keys() == {f"{name}bleu_{n}" for name in ("", "self_") for n in (2, 3, 4, 5)}
 
 
+@pytest.mark.slow
 def test_bits_per_character_need_characters(lines_file, tmp_path, quick_compilation):
     settings = settings_of(lines_file, GPT_MODEL, steps=2)
     text = dataclasses.replace(settings.data.text, vocab_size=4)

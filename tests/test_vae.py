@@ -375,6 +375,7 @@ def test_average_of_both_networks_is_what_sample_evaluate_and_reconstruct_take(q
     )
 
 
+@pytest.mark.slow
 def test_sample_takes_latents_labels_and_truncation():
     algorithm = vae(**networks(num_classes=3), num_classes=3)
     state = algorithm.init(jax.random.key(0))

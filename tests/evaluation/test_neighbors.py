@@ -49,6 +49,7 @@ def test_nearest_neighbors_by_their_definition():
     np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :3], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_is_for_some_rows_at_a_time():
     """The distances of 6,000 to 6,000 would take 275 MiB."""
     random = np.random.default_rng(6)
