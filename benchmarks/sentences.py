@@ -40,10 +40,7 @@ def main() -> None:
         seed={"type": int, "default": 0, "help": "of the trainings"},
         length={"type": int, "help": "the most tokens of a sentence, its end included"},
         pretrain_steps={"type": int, "help": "of a text GAN on the likelihood, where it has such"},
-        game_steps={
-            "type": int,
-            "help": "of a text GAN after them",
-        },
+        game_steps={"type": int, "help": "of a text GAN after them"},
         set={
             "default": "",
             "help": "fields of a text GAN's model, such as discriminator_steps=30,num_rollouts=4",

@@ -1,7 +1,7 @@
 """Sentences of words by SeqGAN, one a line: policy gradient on what a discriminator thinks.
 
 Paper: Yu et al. 2016, SeqGAN, arXiv:1609.05473, whose two networks these are. Departure: 60 updates
-  of the discriminator a round instead of 2,340, which are enough for 10,000 sentences on a CPU.
+  of the discriminator a round instead of 2,340, so that a CPU gets through.
 Command: ganjax train sentences_seqgan --data.source image_coco.txt
 Schedule: the likelihood of sentences_mle, 20 times 60 updates of the discriminator, then 80 rounds
   of one update of the generator and 60 of the discriminator.

@@ -270,6 +270,7 @@ class TextJudge:
                 rows = source.batch(np.arange(source.num_examples))["tokens"]
                 texts = [form.decode(row) for row in rows]
             else:
+                settings = self._experiment.config.data
                 # Its words, not its tokens: it may have others.
                 found, _ = load_text(
                     name,
@@ -279,10 +280,8 @@ class TextJudge:
                     long_lines="cut",
                     held_out=0,
                     split=self._settings.reference_split,
-                    data_dir=self._experiment.config.data.data_dir,
-                    feature=self._experiment.config.data.text.feature
-                    if name.startswith("tfds:")
-                    else None,
+                    data_dir=settings.data_dir,
+                    feature=settings.text.feature if name.startswith("tfds:") else None,
                 )
                 rows = found.batch(np.arange(found.num_examples))["tokens"]
                 texts = [found.form.decode(row) for row in rows]

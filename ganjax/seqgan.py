@@ -233,14 +233,14 @@ def seqgan(
         key = jax.random.fold_in(step_key(state, "discriminator"), index)
         fake_key, loss_key = jax.random.split(key)
         player = state.players["discriminator"]
-        count, labels = batch["tokens"].shape[0], batch.get("label")
-        fake = from_start(state.players["generator"], fake_key, count, labels)
+        count = batch["tokens"].shape[0]
+        fake = from_start(state.players["generator"], fake_key, count, batch.get("label"))
 
         def objective(params, variables, batch, key):
             return discriminator_loss(
                 params,
                 variables,
-                batch["real"],
+                batch["tokens"],
                 batch["fake"],
                 batch.get("label"),
                 key,
@@ -248,9 +248,8 @@ def seqgan(
                 loss=loss,
             )
 
-        batch = {"fake": fake, "real": batch["tokens"], **_labels_of(batch)}
         (_, (variables, metrics)), gradients = players.value_and_grad(objective)(
-            player.params, player.variables, batch, loss_key
+            player.params, player.variables, {**batch, "fake": fake}, loss_key
         )
         player = players.apply_gradients(
             player,
@@ -265,9 +264,10 @@ def seqgan(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = entries(batch, num_classes)
         shape = batch["tokens"].shape
+        batch["tokens"] = batch["tokens"].astype(jnp.int32)
         if discriminator_steps == 1:
             batch = {name: array[None] for name, array in batch.items()}
-        tokens = batch["tokens"].astype(jnp.int32)
+        tokens = batch["tokens"]
         if tokens.ndim != 3 or tokens.shape[0] != discriminator_steps:
             raise ValueError(
                 f"one step consumes {discriminator_steps} batches, stacked on a leading axis, but "
@@ -278,11 +278,10 @@ def seqgan(
             state, metrics = update_discriminator(state, *inputs)
             return state, axes.global_mean(metrics)
 
-        batch["tokens"] = tokens
         state, metrics = jax.lax.scan(body, state, (batch, jnp.arange(discriminator_steps)))
         metrics = {name: values[-1] for name, values in metrics.items()}
+        labels = batch["label"][-1] if num_classes else None
         for index in range(generator_steps):
-            labels = batch["label"][-1] if num_classes else None
             state, more = update_generator(state, tokens.shape[1], labels, index)
             metrics |= axes.global_mean(more)
         return state.replace(step=state.step + 1), metrics
@@ -290,10 +289,6 @@ def seqgan(
     if generator_steps < 0:
         raise InputError(f"generator_steps has to be 0 or more, got {generator_steps}")
     return Algorithm(init, train_step, likelihood.sample, likelihood.evaluate, discriminator_steps)
-
-
-def _labels_of(batch: Batch) -> Batch:
-    return {name: array for name, array in batch.items() if name == "label"}
 
 
 def take_all(state: TrainState, previous: TrainState | None) -> TrainState:

@@ -76,7 +76,8 @@ class Trained:
         Args:
           key: random key.
           num_samples: how many.
-          labels: (num_samples,) classes for a conditional model; by default each in turn.
+          labels: (num_samples,) classes of a conditional model, by number or name; by default each
+            in turn.
           latents: (num_samples, dimension) to start from; by default drawn.
           truncation: see `ganjax.latents`; of a generator with styles, how far from the mean style
             to go, 1 all the way.
@@ -181,7 +182,7 @@ class Trained:
 
         Args:
           images: (N, H, W, C), uint8 or float in [-1, 1], of the model's shape.
-          labels: (N,) classes for a conditional model.
+          labels: (N,) classes of a conditional model, by number or name.
           features: what images are compared in; by default pixels. See `ganjax.projection.project`.
           num_steps: updates.
           learning_rate: of Adam at its highest.

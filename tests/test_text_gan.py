@@ -313,7 +313,7 @@ def test_policy_gradients_raise_the_reward(num_classes):
         wanted += np.arange(200) % 2
     state = jax.jit(algorithm.init)(KEY)
     state, metrics = jax.jit(
-        lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=120)
+        lambda state: jax.lax.scan(lambda s, _: algorithm.train_step(s, batch), state, length=80)
     )(state)
     assert metrics["reward"][-1] > metrics["reward"][0] + 0.3
     assert np.mean(np.asarray(algorithm.sample(state, KEY, 200)) == wanted[:, None]) > 0.9

@@ -176,11 +176,11 @@ def load_text(
         raise InputError(f"data.held_out has to be 0 or more, got {held_out}")
     if long_lines not in ("refuse", "cut", "drop"):
         raise InputError(f"data.text.long_lines is {long_lines!r}, expected refuse, cut or drop")
-    if labels and (source == "oracle" or not lines):
+    if labels and source == "oracle":
+        raise InputError("an oracle's sequences have no classes: set model.conditional to False.")
+    if labels and not lines:
         raise InputError(
             "classes are of lines: set data.text.lines, or model.conditional to False."
-            if source != "oracle"
-            else "an oracle's sequences have no classes: set model.conditional to False."
         )
     if feature is not None and not source.startswith("tfds:"):
         raise InputError(f"data.text.feature is for tfds:NAME, and {source} is another source.")
